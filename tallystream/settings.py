@@ -1,0 +1,97 @@
+"""What the environment says: where to write, which broker, how late is late."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tallystream.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parents[1]
+TOPICS = ("orders", "clicks")
+KAFKA_PREFIX = "TALLY_KAFKA_"
+
+
+class Settings(BaseSettings):
+    """All settings, read from TALLY_* variables. Times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="TALLY_", frozen=True, extra="ignore")
+
+    home: Path = Path(".tally")
+    bootstrap_servers: str | None = None
+    schema_registry_url: str | None = None
+    lateness: int = Field(600, ge=0)
+    dedup_horizon: int | None = Field(None, ge=0)
+    max_ahead: int = Field(3600, ge=0)
+    object_store: str | None = None
+    partitions: int = Field(4, ge=1, le=1024)
+    epoch_ms: int = Field(500, ge=10, le=60_000)
+
+    @model_validator(mode="after")
+    def _horizon_covers_lateness(self) -> Settings:
+        # Below the lateness, a copy could be neither late nor known, and would count twice.
+        if self.dedup_horizon is not None and self.dedup_horizon < self.lateness:
+            raise ValueError(
+                f"TALLY_DEDUP_HORIZON is {self.dedup_horizon} s and below TALLY_LATENESS ({self.lateness} s): "
+                "a copy could then count twice; raise the horizon or lower the lateness"
+            )
+        return self
+
+    @property
+    def horizon(self) -> int:
+        """How long an event_id is remembered, in seconds; never below the lateness."""
+        return max(3600, self.lateness) if self.dedup_horizon is None else self.dedup_horizon
+
+    @cached_property
+    def root(self) -> Path:
+        """TALLY_HOME, absolute."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def warehouse(self) -> Path:
+        """The DuckDB file."""
+        return self.root / "tally.duckdb"
+
+    @property
+    def run_dir(self) -> Path:
+        """Locks, addresses and tokens of what runs now."""
+        return self.root / "run"
+
+    @property
+    def broker_dir(self) -> Path:
+        """The embedded broker's data, log and address."""
+        return self.root / "broker"
+
+    @property
+    def store_url(self) -> str:
+        """Where archives and snapshots go: file:// under TALLY_HOME unless TALLY_OBJECT_STORE says."""
+        return self.object_store or f"file://{self.root / 'store'}"
+
+    @property
+    def kafka_options(self) -> dict[str, str]:
+        """Kafka client options passed through: TALLY_KAFKA_SASL_USERNAME=x becomes sasl.username=x."""
+        return {
+            name[len(KAFKA_PREFIX) :].lower().replace("_", "."): value
+            for name, value in os.environ.items()
+            if name.startswith(KAFKA_PREFIX)
+        }
+
+
+def load() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        SettingsError: a variable is malformed, with its name and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = "".join(f"TALLY_{part}".upper() for part in item["loc"][:1])
+            problems.append(f"{name}: {item['msg']}" if name else item["msg"].removeprefix("Value error, "))
+        raise SettingsError("; ".join(problems)) from None

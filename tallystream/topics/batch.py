@@ -1,0 +1,118 @@
+"""What travels from a partition to the sink: batches of one partition for offsets [first, next)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+LATE_SCHEMA = pa.schema(
+    [
+        ("topic", pa.string()),
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("reason", pa.string()),
+        ("event_id", pa.string()),
+        ("event_type", pa.string()),
+        ("event_time", pa.timestamp("us")),
+        ("record_time", pa.timestamp("us")),
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+    ]
+)
+DEAD_SCHEMA = pa.schema(
+    [
+        ("topic", pa.string()),
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("record_time", pa.timestamp("us")),
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class RawBatch:
+    """Messages of one partition as they came, offsets [first, next).
+
+    `next` is the position after the batch: with transaction markers or compaction it may lie
+    further than the last offset plus one. All arrays and lists have one element a message.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+    offsets: np.ndarray  # int64
+    timestamps: np.ndarray  # int64, ms since the epoch of the record's own timestamp; -1 when it has none
+    keys: list[bytes | None]
+    values: list[bytes | None]
+
+
+@dataclass(slots=True)
+class DecodedBatch:
+    """A RawBatch read by its contract: `events` in log order, and what could not be read.
+
+    `events` has the contract's columns in the contract's order; `rows[i]` is the index in `raw`
+    of event i. `dead` has DEAD_SCHEMA, in log order. len(events) + len(dead) == len(raw.values).
+    """
+
+    raw: RawBatch
+    events: pa.Table
+    rows: np.ndarray  # int64
+    dead: pa.Table
+    schema_ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class JudgedBatch:
+    """The verdicts on a DecodedBatch: every message is in exactly one account.
+
+    consumed == applied + duplicate + late + dead. `memory` is what the judge must remember of this
+    batch, packed (see `judge`); `max_event_time` is the partition's greatest accepted event time
+    after the batch, microseconds since the epoch, None before the first.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+    consumed: int
+    duplicate: int
+    applied: pa.Table
+    late: pa.Table  # LATE_SCHEMA
+    dead: pa.Table  # DEAD_SCHEMA
+    memory: bytes
+    memory_max_time: int | None
+    max_event_time: int | None
+    schema_ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one batch changes in the warehouse; the sink commits Deltas, and nothing else.
+
+    `partials` maps a view's name to the rows of its plan's partial. `first`, `next`: offsets
+    half-open. A Delta with `building` set belongs to those views alone and touches no account.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+    consumed: int
+    applied: int
+    duplicate: int
+    late: pa.Table
+    dead: pa.Table
+    shed: int
+    memory: bytes
+    memory_max_time: int | None
+    max_event_time: int | None
+    schema_ids: tuple[int, ...]
+    partials: dict[str, pa.Table] = field(default_factory=dict)
+    building: frozenset[str] = frozenset()
