@@ -1,0 +1,1 @@
+"""The streaming plane: the only code that imports bytewax."""

@@ -1,0 +1,56 @@
+"""One process of a run: `python -m dataflows JOB_FILE PROCESS [ADDRESS ...]`.
+
+The supervisor (`tally run`) writes the job file and starts as many of these as there are workers.
+Leaves with 0 after a clean end, 1 after an error that a user can mend, printed as one line.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from bytewax.run import cli_main
+
+from dataflows import stop
+from tallystream.job import Job
+from dataflows.shop import shop
+from tallystream.errors import TallyError
+
+
+def main(args: list[str]) -> int:
+    """Runs the flow to its end; see the module's text for `args`."""
+    job_file, process, *addresses = args
+    stop.install()
+    stop.die_with_parent()
+    # Written by our own supervisor under TALLY_HOME, mode 0600.
+    job: Job = replace(pickle.loads(Path(job_file).read_bytes()), process=int(process))
+    try:
+        cli_main(
+            shop(job),
+            process_id=job.process if len(addresses) > 1 else None,
+            addresses=addresses if len(addresses) > 1 else None,
+            epoch_interval=timedelta(milliseconds=job.settings.epoch_ms),
+        )
+    except BaseException as error:
+        told = _told(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr, flush=True)
+        return told.exit_code
+    return 0
+
+
+def _told(error: BaseException | None) -> TallyError | None:
+    """The error of ours inside the ones Bytewax wraps around it."""
+    while error is not None:
+        if isinstance(error, TallyError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

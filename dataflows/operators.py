@@ -1,0 +1,90 @@
+"""Decode, judge and tally: plain functions over batches; Bytewax only carries them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow, KeyedStream, Stream
+
+from tallystream.job import Job, Work
+from dataflows.source import TopicSource
+from tallystream.failpoints import hit
+from tallystream.topics.batch import DecodedBatch, Delta, JudgedBatch, RawBatch
+from tallystream.topics.decode import Decoder
+from tallystream.topics.judge import Judge
+from tallystream.topics.registry import open_registry
+from tallystream.views.tally import Tallier
+
+SINK_KEY = "warehouse"
+
+
+def decode(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
+    """Bytes to Arrow by the topic's contract; what cannot be read becomes dead letters."""
+    decoder = Decoder(topic, open_registry(job.settings).schema)
+
+    def step(work: Work) -> Work:
+        assert isinstance(work.batch, RawBatch)
+        decoded = decoder.decode(work.batch)
+        hit("decode.after")
+        return replace(work, batch=decoded)
+
+    return op.map(name, up, step)
+
+
+def judge(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
+    """Dead, late, duplicate or applied: by partition, from the log's prefix alone.
+
+    A view being built meets the log from its start with a judge of its own, whose memory is not kept.
+    """
+    live = {
+        s.partition: Judge(topic, s.partition, job.rules, s.max_event_time, s.memory) for s in job.mine(topic)
+    }
+    building = {s.partition: Judge(topic, s.partition, job.rules) for s in job.mine(topic) if s.building}
+
+    def step(work: Work) -> Work:
+        assert isinstance(work.batch, DecodedBatch)
+        judged = (building if work.building else live)[work.batch.raw.partition].judge(work.batch)
+        hit("judge.after")
+        return replace(work, batch=judged)
+
+    return op.map(name, up, step)
+
+
+def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
+    """Each view's partial over the accepted events: what the sink will merge."""
+    tallier = Tallier(job.plans)
+
+    def step(work: Work) -> tuple[str, Delta]:
+        b = work.batch
+        assert isinstance(b, JudgedBatch)
+        partials = tallier.tally(b.topic, b.applied, work.building or None)
+        hit("tally.after")
+        return SINK_KEY, Delta(
+            b.topic,
+            b.partition,
+            b.first,
+            b.next,
+            b.consumed,
+            b.applied.num_rows,
+            b.duplicate,
+            b.late,
+            b.dead,
+            0,
+            b.memory,
+            b.memory_max_time,
+            b.max_event_time,
+            b.schema_ids,
+            partials,
+            work.building,
+        )
+
+    return op.map(name, up, step)
+
+
+def branch(flow: Dataflow, job: Job, topic: str) -> KeyedStream[Delta]:
+    """One topic's way from its partitions to the sink's door."""
+    raw = op.input(f"{topic}_source", flow, TopicSource(job, topic))
+    decoded = decode(f"{topic}_decode", raw, job, topic)
+    judged = judge(f"{topic}_judge", decoded, job, topic)
+    return tally(f"{topic}_tally", judged, job)

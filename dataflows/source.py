@@ -1,0 +1,76 @@
+"""Source: one Bytewax item is one batch, all messages of one partition for offsets [first, next)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from tallystream.job import Job, Work
+from dataflows.stop import stopping
+from tallystream.failpoints import hit
+from tallystream.topics.reader import PartitionReader
+from tallystream.warehouse.prepare import PartitionStart
+
+# What one partition may put into one epoch: beyond it the source waits for the commit, so that memory
+# does not grow with the backlog. About a second of one partition at full speed.
+EPOCH_MESSAGES = 1_000_000
+EPOCH_BYTES = 256 << 20
+IDLE = timedelta(milliseconds=10)  # far below the epoch interval: Bytewax commits only when a source wakes
+
+
+class PartitionSource(StatefulSourcePartition[Work, None]):
+    """Reads one partition: first again for views being built, then on, for all."""
+
+    def __init__(self, job: Job, start: PartitionStart):
+        self._start = start
+        self._reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
+        self._messages = self._bytes = 0
+        self._idle = False
+
+    def next_batch(self) -> Iterable[Work]:
+        """At most one batch; StopIteration at the end of a bounded run, or when asked to end."""
+        self._idle = False
+        if stopping() or self._reader.done:
+            raise StopIteration
+        if self._messages >= EPOCH_MESSAGES or self._bytes >= EPOCH_BYTES:
+            self._idle = True
+            return []
+        building = self._reader.position < self._start.live_from
+        batch = self._reader.read(stop_at=self._start.live_from if building else None)
+        if batch is None:
+            self._idle = True
+            return []
+        hit("source.after_read")
+        self._messages += len(batch.values)
+        self._bytes += sum(len(v) for v in batch.values if v is not None)
+        return [Work(self._start.building if building else frozenset(), batch)]
+
+    def next_awake(self) -> datetime | None:
+        """Soon when there was nothing, at once otherwise."""
+        return datetime.now(UTC) + IDLE if self._idle else None
+
+    def snapshot(self) -> None:
+        """An epoch ends: its share is free again. Offsets live in the warehouse, not here."""
+        self._messages = self._bytes = 0
+
+    def close(self) -> None:
+        """Leaves the broker."""
+        self._reader.close()
+
+
+class TopicSource(FixedPartitionedSource[Work, None]):
+    """The partitions of one topic that this process reads."""
+
+    def __init__(self, job: Job, topic: str):
+        self._job = job
+        self._starts = {f"{s.topic}-{s.partition}": s for s in job.mine(topic)}
+
+    def list_parts(self) -> list[str]:
+        """Only this process's own: Bytewax then leaves each partition where it is."""
+        return list(self._starts)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> PartitionSource:
+        """Opens the consumer of one partition."""
+        return PartitionSource(self._job, self._starts[for_part])

@@ -1,0 +1,60 @@
+"""What one process of a run must know; the supervisor writes it, each process reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tallystream.settings import Settings
+from tallystream.topics.batch import DecodedBatch, JudgedBatch, RawBatch
+from tallystream.topics.client import kafka_config
+from tallystream.topics.judge import Rules
+from tallystream.views.loader import load_views
+from tallystream.views.plan import ViewPlan
+from tallystream.warehouse.prepare import PartitionStart
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A batch on its way; `building`: the views it is read again for, empty on the live way."""
+
+    building: frozenset[str]
+    batch: RawBatch | DecodedBatch | JudgedBatch
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the settings, the views, where each partition starts, and how many processes share it."""
+
+    settings: Settings
+    views_dir: Path | None
+    starts: list[PartitionStart]
+    workers: int
+    process: int
+
+    @cached_property
+    def plans(self) -> dict[str, ViewPlan]:
+        """The views to keep, read from the folder the supervisor prepared for."""
+        return load_views(self.views_dir)
+
+    @cached_property
+    def kafka(self) -> dict[str, Any]:
+        """Configuration of every Kafka client of this process."""
+        return kafka_config(self.settings)
+
+    @property
+    def rules(self) -> Rules:
+        """The judge's rules, microseconds."""
+        s = self.settings
+        return Rules(s.lateness * 1_000_000, s.horizon * 1_000_000, s.max_ahead * 1_000_000)
+
+    def topics(self) -> list[str]:
+        """The topics of the run."""
+        return sorted({start.topic for start in self.starts})
+
+    def mine(self, topic: str) -> list[PartitionStart]:
+        """The partitions of `topic` that this process reads: dealt out in turn over all topics."""
+        dealt = sorted(self.starts, key=lambda s: (s.topic, s.partition))
+        return [s for i, s in enumerate(dealt) if i % self.workers == self.process and s.topic == topic]

@@ -1,0 +1,36 @@
+"""Tally: each view's partial over the accepted events of a batch, by DuckDB over Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import duckdb
+import pyarrow as pa
+
+from tallystream.views.plan import ViewPlan
+
+RELATION = "batch"
+
+
+class Tallier:
+    """Runs the partials of views; holds a scratch DuckDB in memory, one for a process."""
+
+    def __init__(self, plans: Mapping[str, ViewPlan], threads: int = 2):
+        self._con = duckdb.connect(config={"threads": threads, "autoinstall_known_extensions": "false"})
+        self._con.execute("SET preserve_insertion_order = false")
+        self._sql = {name: plan.partial_sql(RELATION) for name, plan in plans.items()}
+        self._topics = {name: plan.topics for name, plan in plans.items()}
+
+    def tally(self, topic: str, events: pa.Table, names: Iterable[str] | None = None) -> dict[str, pa.Table]:
+        """Partials of the views over `topic`, or of `names` among them; views with no row are left out."""
+        if not events.num_rows:
+            return {}
+        wanted = self._sql if names is None else names
+        self._con.register(RELATION, events)
+        try:
+            partials = {
+                name: self._con.execute(self._sql[name]).to_arrow_table() for name in wanted if topic in self._topics[name]
+            }
+        finally:
+            self._con.unregister(RELATION)
+        return {name: table for name, table in partials.items() if table.num_rows}

@@ -1,0 +1,41 @@
+"""What Prometheus reads of the writer: accounts, positions, commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from tallystream.topics.batch import Delta
+
+COMMIT_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
+
+
+class Metrics:
+    """Counters of one writer process; they begin at zero with it, the ledger does not."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._events = Counter(
+            "tallystream_events", "Messages committed, by account", ["topic", "partition", "account"], registry=self.registry
+        )
+        self._position = Gauge(
+            "tallystream_position", "Next offset to be committed", ["topic", "partition"], registry=self.registry
+        )
+        self._commits = Counter("tallystream_commits", "Transactions committed", registry=self.registry)
+        self._seconds = Histogram(
+            "tallystream_commit_seconds", "Duration of a commit", buckets=COMMIT_SECONDS, registry=self.registry
+        )
+
+    def committed(self, deltas: Sequence[Delta], seconds: float) -> None:
+        """Counts one commit that has succeeded; builds of views are no events."""
+        self._commits.inc()
+        self._seconds.observe(seconds)
+        for d in deltas:
+            if d.building:
+                continue
+            labels = d.topic, str(d.partition)
+            accounts = {"applied": d.applied, "duplicate": d.duplicate, "late": d.late.num_rows, "dead": d.dead.num_rows, "shed": d.shed}
+            for account, n in accounts.items():
+                self._events.labels(*labels, account).inc(n)
+            self._position.labels(*labels).set(d.next)

@@ -1,0 +1,205 @@
+"""Before a run: is the log still ours, which views are new, and from where does each partition go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import duckdb
+
+from tallystream.errors import LogWentBackError
+from tallystream.failpoints import hit
+from tallystream.settings import Settings
+from tallystream.views.plan import ViewPlan
+from tallystream.warehouse.commit import drop_state, publish
+
+
+@dataclass(frozen=True)
+class TopicLog:
+    """What the broker has of a topic now: its id and, by partition, the offsets [low, high)."""
+
+    topic_id: str | None
+    ranges: Mapping[int, tuple[int, int]]
+
+
+@dataclass(slots=True)
+class PartitionStart:
+    """Where one partition goes on, and what its judge remembers.
+
+    Offsets [build_from, live_from) are read again for the views in `building` alone; from
+    `live_from` on, for all. `max_event_time`: microseconds since the epoch, None before the first event.
+    `until`: where a bounded run stops, exclusive; None in an endless one.
+    """
+
+    topic: str
+    partition: int
+    live_from: int
+    build_from: int
+    building: frozenset[str]
+    max_event_time: int | None
+    memory: list[bytes] = field(default_factory=list)
+    until: int | None = None
+
+
+def check_log(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> None:
+    """Refuses to go on when the log cannot be the one that the stored offsets speak of.
+
+    An embedded broker killed hard can come back shorter, a topic can be made anew, retention can
+    overtake a stream that stood still: reading on would repeat or skip events silently.
+
+    Raises:
+        LogWentBackError: with topic, partition, both offsets and the two ways on.
+    """
+    stored_ids = dict(con.execute("SELECT topic, topic_id FROM ledger.topics").fetchall())
+    advice = "restore the log, or accept the loss: `tally reset --topic {0} --to earliest|latest|OFFSET`; nothing was read or changed"
+    for topic, log in logs.items():
+        known = stored_ids.get(topic)
+        if known and log.topic_id and known != log.topic_id:
+            raise LogWentBackError(
+                f"topic {topic} is not the one tallied so far (id {log.topic_id}, stored {known}): it was deleted and made anew. "
+                + advice.format(topic)
+            )
+    rows = con.execute("SELECT topic, partition, next_offset FROM ledger.offsets ORDER BY ALL").fetchall()
+    for topic, partition, position in rows:
+        if topic not in logs:
+            continue
+        found = logs[topic].ranges.get(partition)
+        if found is None:
+            raise LogWentBackError(f"{topic}/{partition} stands at offset {position} and is gone from the broker. " + advice.format(topic))
+        low, high = found
+        if position > high:
+            raise LogWentBackError(
+                f"{topic}/{partition}: the warehouse stands at offset {position}, the log ends at {high}: the log went back. "
+                + advice.format(topic)
+            )
+        if position < low:
+            raise LogWentBackError(
+                f"{topic}/{partition}: the warehouse stands at offset {position}, the log begins at {low}: retention removed "
+                f"{low - position} offsets unread. " + advice.format(topic)
+            )
+
+
+def prepare(
+    con: duckdb.DuckDBPyConnection, plans: Mapping[str, ViewPlan], logs: Mapping[str, TopicLog], settings: Settings, now: datetime
+) -> list[PartitionStart]:
+    """Makes the warehouse ready for a run, in one transaction, and says from where it starts.
+
+    New partitions begin at the log's start. A new or changed view gets empty state under its own
+    version and is built from the start of the retained log; a build that a crash cut short begins anew.
+
+    Raises:
+        LogWentBackError: the log is not the one tallied so far; nothing was changed.
+    """
+    check_log(con, logs)
+    con.execute("BEGIN")
+    try:
+        _register_partitions(con, logs, settings)
+        _register_views(con, plans, logs, now)
+        hit("prepare.before_commit")
+        con.execute("COMMIT")
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
+    hit("prepare.after_commit")
+    return starts(con, logs)
+
+
+def _register_partitions(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog], settings: Settings) -> None:
+    rules = [settings.lateness, settings.horizon, settings.max_ahead]
+    for topic, log in logs.items():
+        con.execute("DELETE FROM ledger.topics WHERE topic = ?", [topic])
+        con.execute("INSERT INTO ledger.topics VALUES (?, ?)", [topic, log.topic_id])
+        con.execute(
+            "INSERT INTO ledger.watermarks SELECT ?, NULL WHERE NOT EXISTS (SELECT 1 FROM ledger.watermarks WHERE topic = ?)",
+            [topic, topic],
+        )
+        for partition, (low, _) in sorted(log.ranges.items()):
+            con.execute(
+                "INSERT INTO ledger.offsets (topic, partition, start_offset, next_offset) SELECT ?, ?, ?, ? "
+                "WHERE NOT EXISTS (SELECT 1 FROM ledger.offsets WHERE topic = ? AND partition = ?)",
+                [topic, partition, low, low, topic, partition],
+            )
+            last = con.execute(
+                "SELECT lateness, horizon, max_ahead FROM ledger.rules WHERE topic = ? AND partition = ? "
+                "ORDER BY from_offset DESC LIMIT 1",
+                [topic, partition],
+            ).fetchone()
+            if last != tuple(rules):
+                con.execute(
+                    "DELETE FROM ledger.rules r USING ledger.offsets o WHERE r.topic = o.topic AND r.partition = o.partition "
+                    "AND r.from_offset = o.next_offset AND r.topic = ? AND r.partition = ?",
+                    [topic, partition],
+                )
+                con.execute(
+                    "INSERT INTO ledger.rules SELECT topic, partition, next_offset, ?, ?, ? FROM ledger.offsets "
+                    "WHERE topic = ? AND partition = ?",
+                    [*rules, topic, partition],
+                )
+
+
+def _register_views(
+    con: duckdb.DuckDBPyConnection, plans: Mapping[str, ViewPlan], logs: Mapping[str, TopicLog], now: datetime
+) -> None:
+    known = con.execute("SELECT name, version, status FROM ledger.views").fetchall()
+    for name, version, status in known:
+        plan = plans.get(name)
+        if plan is None or (plan.version != version and status != "live"):
+            if plan is None:
+                con.execute(f'DROP VIEW IF EXISTS main."{name}"')
+            drop_state(con, name, version)
+        elif plan.version == version and status != "live":
+            # A build cut short, or an old definition come back: its rows miss events, so begin anew.
+            drop_state(con, name, version)
+        elif plan.version != version:
+            # Its rows stay on show until the successor is built, and get no more events.
+            con.execute("UPDATE ledger.views SET status = 'superseded' WHERE name = ? AND version = ?", [name, version])
+    kept = set(con.execute("SELECT name, version FROM ledger.views WHERE status = 'live'").fetchall())
+    for name, plan in plans.items():
+        if (name, plan.version) in kept:
+            continue
+        for statement in plan.state_ddl():
+            con.execute(statement)
+        con.execute("INSERT INTO ledger.views VALUES (?, ?, 'building', ?, ?, NULL)", [name, plan.version, plan.sql, now])
+        for topic in plan.topics:
+            for partition, (low, _) in sorted(logs[topic].ranges.items()):
+                con.execute(
+                    "INSERT INTO ledger.builds SELECT ?, ?, topic, partition, least(?, next_offset), least(?, next_offset), next_offset "
+                    "FROM ledger.offsets WHERE topic = ? AND partition = ?",
+                    [name, plan.version, low, low, topic, partition],
+                )
+        left = con.execute(
+            "SELECT count(*) FROM ledger.builds WHERE name = ? AND version = ? AND next_offset < until_offset", [name, plan.version]
+        ).fetchone()
+        if left == (0,):
+            publish(con, plan, now)
+
+
+def starts(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> list[PartitionStart]:
+    """Where every partition goes on, from the ledger alone."""
+    found = []
+    rows = con.execute(
+        "SELECT topic, partition, next_offset, epoch_us(max_event_time) FROM ledger.offsets ORDER BY topic, partition"
+    ).fetchall()
+    for topic, partition, position, newest in rows:
+        if topic not in logs:
+            continue
+        builds = con.execute(
+            "SELECT name, next_offset FROM ledger.builds WHERE topic = ? AND partition = ? AND next_offset < until_offset",
+            [topic, partition],
+        ).fetchall()
+        memory = con.execute(
+            "SELECT memory FROM state.judge WHERE topic = ? AND partition = ? ORDER BY first_offset", [topic, partition]
+        ).fetchall()
+        found.append(
+            PartitionStart(
+                topic,
+                partition,
+                live_from=position,
+                build_from=min((b for _, b in builds), default=position),
+                building=frozenset(name for name, _ in builds),
+                max_event_time=newest,
+                memory=[bytes(row[0]) for row in memory],
+            )
+        )
+    return found

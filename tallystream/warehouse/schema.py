@@ -1,0 +1,155 @@
+"""The tables of the warehouse, as migrations: each runs once, in order, inside one transaction."""
+
+from __future__ import annotations
+
+import duckdb
+
+from tallystream.errors import WarehouseError
+
+# Never edit a migration that was released: add the next one. The index in the list is the version.
+MIGRATIONS: list[str] = [
+    """
+    CREATE SCHEMA IF NOT EXISTS state;
+    CREATE SCHEMA IF NOT EXISTS ledger;
+
+    CREATE TABLE ledger.topics (topic VARCHAR NOT NULL, topic_id VARCHAR);
+
+    -- One row a partition: where the next commit must begin, and the accounts so far.
+    CREATE TABLE ledger.offsets (
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        start_offset BIGINT NOT NULL,
+        next_offset BIGINT NOT NULL,
+        max_event_time TIMESTAMP,
+        consumed BIGINT NOT NULL DEFAULT 0,
+        applied BIGINT NOT NULL DEFAULT 0,
+        duplicate BIGINT NOT NULL DEFAULT 0,
+        late BIGINT NOT NULL DEFAULT 0,
+        dead BIGINT NOT NULL DEFAULT 0,
+        shed BIGINT NOT NULL DEFAULT 0
+    );
+
+    -- One row a topic: windows that end at or before it are final. NULL until every partition spoke.
+    CREATE TABLE ledger.watermarks (topic VARCHAR NOT NULL, watermark TIMESTAMP);
+
+    -- One row a partition and commit: offsets [from_offset, to_offset).
+    CREATE TABLE ledger.commits (
+        id BIGINT NOT NULL,
+        committed_at TIMESTAMP NOT NULL,
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        from_offset BIGINT NOT NULL,
+        to_offset BIGINT NOT NULL,
+        consumed BIGINT NOT NULL,
+        applied BIGINT NOT NULL,
+        duplicate BIGINT NOT NULL,
+        late BIGINT NOT NULL,
+        dead BIGINT NOT NULL,
+        shed BIGINT NOT NULL,
+        watermark TIMESTAMP,
+        schema_ids INTEGER[],
+        code_version VARCHAR NOT NULL,
+        seconds DOUBLE NOT NULL
+    );
+
+    -- From which offset on a partition was judged by which rules (seconds).
+    CREATE TABLE ledger.rules (
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        from_offset BIGINT NOT NULL,
+        lateness BIGINT NOT NULL,
+        horizon BIGINT NOT NULL,
+        max_ahead BIGINT NOT NULL
+    );
+
+    -- status: building (reads the log again), live, superseded (shown until its successor is built).
+    CREATE TABLE ledger.views (
+        name VARCHAR NOT NULL,
+        version VARCHAR NOT NULL,
+        status VARCHAR NOT NULL,
+        sql VARCHAR NOT NULL,
+        created_at TIMESTAMP NOT NULL,
+        live_at TIMESTAMP
+    );
+
+    -- How far the build of a view has read a partition: [from_offset, next_offset) of [from_offset, until_offset).
+    CREATE TABLE ledger.builds (
+        name VARCHAR NOT NULL,
+        version VARCHAR NOT NULL,
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        from_offset BIGINT NOT NULL,
+        next_offset BIGINT NOT NULL,
+        until_offset BIGINT NOT NULL
+    );
+
+    -- Who moved an offset by hand, and from where.
+    CREATE TABLE ledger.resets (
+        reset_at TIMESTAMP NOT NULL,
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        from_offset BIGINT NOT NULL,
+        to_offset BIGINT NOT NULL,
+        reason VARCHAR NOT NULL
+    );
+
+    -- What the judge remembers, one packed row a batch; dropped when older than the horizon.
+    CREATE TABLE state.judge (
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        first_offset BIGINT NOT NULL,
+        max_time BIGINT NOT NULL,
+        memory BLOB NOT NULL
+    );
+
+    CREATE TABLE main.late_events (
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        "offset" BIGINT NOT NULL,
+        reason VARCHAR NOT NULL,
+        event_id VARCHAR,
+        event_type VARCHAR,
+        event_time TIMESTAMP,
+        record_time TIMESTAMP,
+        key BLOB,
+        value BLOB
+    );
+
+    CREATE TABLE main.dead_letters (
+        topic VARCHAR NOT NULL,
+        partition INTEGER NOT NULL,
+        "offset" BIGINT NOT NULL,
+        reason VARCHAR NOT NULL,
+        detail VARCHAR,
+        record_time TIMESTAMP,
+        key BLOB,
+        value BLOB
+    );
+    """,
+]
+
+
+def migrate(con: duckdb.DuckDBPyConnection) -> int:
+    """Brings the file to the newest schema version, all or nothing; returns that version.
+
+    Raises:
+        WarehouseError: the file was written by a newer Tallystream; nothing was changed.
+    """
+    con.execute("CREATE TABLE IF NOT EXISTS main.tallystream_schema (version INTEGER NOT NULL)")
+    found = con.execute("SELECT max(version) FROM main.tallystream_schema").fetchone()
+    version = 0 if found is None or found[0] is None else int(found[0])
+    if version > len(MIGRATIONS):
+        raise WarehouseError(
+            f"the warehouse has schema version {version}, this Tallystream knows {len(MIGRATIONS)}; "
+            "nothing was changed: run the newer Tallystream, or restore an older snapshot"
+        )
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        con.execute("BEGIN")
+        try:
+            con.execute(script)
+            con.execute("INSERT INTO main.tallystream_schema VALUES (?)", [number])
+            con.execute("COMMIT")
+        except duckdb.Error as error:
+            con.execute("ROLLBACK")
+            raise WarehouseError(f"migration {number} failed and was rolled back: {error}") from error
+    return len(MIGRATIONS)

@@ -1,0 +1,94 @@
+"""The writer process: one connection that commits, one server for readers, one for control."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from tallystream.errors import WarehouseError
+from tallystream.settings import Settings
+from tallystream.topics.batch import Delta
+from tallystream.views.plan import ViewPlan
+from tallystream.warehouse.commit import Committer
+from tallystream.warehouse.extensions import open_writer_connection
+from tallystream.warehouse.metrics import Metrics
+from tallystream.warehouse.serve import LiveServer
+
+CHECKPOINT_WAL = "256MB"  # smaller ones make a commit wait for a checkpoint every few seconds
+
+
+class Writer:
+    """Owns the DuckDB file while a stream runs.
+
+    Commits come from one thread; readers and control work on cursors of the same database.
+    """
+
+    def __init__(self, settings: Settings, plans: Mapping[str, ViewPlan]):
+        self._settings = settings
+        self._plans = dict(plans)
+        self._metrics = Metrics()
+        self._stack = contextlib.ExitStack()
+        self._last_commit: tuple[int, float] | None = None
+        self._positions: dict[str, int] = {}
+        self._committer: Committer | None = None
+
+    def open(self) -> None:
+        """Opens the file and serves it.
+
+        Raises:
+            WarehouseError: another process holds the file.
+        """
+        s = self._settings
+        con = open_warehouse(s)
+        self._stack.callback(con.close)
+        positions = con.execute("SELECT topic || '/' || partition, next_offset FROM ledger.offsets").fetchall()
+        self._positions = dict(positions)
+        self._committer = Committer(con, self._plans, s.lateness * 1_000_000, s.horizon * 1_000_000)
+        server = LiveServer(con, s, health=self.health, registry=self._metrics.registry)
+        server.start()
+        self._stack.callback(server.stop)
+
+    def commit(self, deltas: Sequence[Delta], now: datetime) -> None:
+        """One transaction; see `Committer.commit`."""
+        if self._committer is None:
+            raise WarehouseError("the writer is not open")
+        began = time.perf_counter()
+        number = self._committer.commit(deltas, now)
+        self._metrics.committed(deltas, time.perf_counter() - began)
+        self._positions.update({f"{d.topic}/{d.partition}": d.next for d in deltas if not d.building})
+        self._last_commit = number, time.monotonic()
+
+    def health(self) -> dict[str, Any]:
+        """For GET /health: who writes, and how long ago it last committed (seconds)."""
+        number, at = self._last_commit or (None, None)
+        return {
+            "pid": os.getpid(),
+            "last_commit": number,
+            "last_commit_age_seconds": None if at is None else round(time.monotonic() - at, 3),
+            "positions": dict(self._positions),
+        }
+
+    def close(self) -> None:
+        """Stops serving and lets go of the file; what is not committed is gone."""
+        self._stack.close()
+
+
+def open_warehouse(settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Opens the file for writing, locked down.
+
+    Raises:
+        WarehouseError: another process holds the file, or it is no warehouse.
+    """
+    settings.root.mkdir(parents=True, exist_ok=True)
+    try:
+        return open_writer_connection(settings.warehouse, [settings.root / "export"])
+    except duckdb.IOException as error:
+        raise WarehouseError(
+            f"{settings.warehouse} cannot be opened for writing: {error}; if a stream is running on this TALLY_HOME, stop it first"
+        ) from error
