@@ -1,0 +1,48 @@
+"""`tally status`: can I trust the views right now, and how far behind are they."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tallystream import settings as environment
+
+ACCOUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False) -> None:
+    """Per partition: position, log end, lag, watermark and accounts; the last commit; the views.
+
+    The accounts always balance: consumed = applied + duplicate + late + dead + shed.
+    """
+    from tallystream.warehouse.status import collect
+
+    found = collect(environment.load())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show(found, Console())
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """The same for people."""
+    colour = "green" if found["stream"] == "running" else "yellow"
+    console.print(f"stream [{colour}]{found['stream']}[/]   broker {found['bootstrap_servers']}")
+    last = found["last_commit"]
+    console.print(f"last commit #{last['id']} at {last['committed_at']} ({last['seconds'] * 1000:.0f} ms)" if last else "no commit yet")
+    table = Table()
+    for name in ("topic", "partition", "position", "log end", "lag", "watermark", *ACCOUNTS):
+        table.add_column(name, justify="left" if name in ("topic", "watermark") else "right")
+    for p in found["partitions"]:
+        cells = [p["topic"], p["partition"], p["position"], p["log_end"], p["lag"], p["watermark"], *(p[a] for a in ACCOUNTS)]
+        table.add_row(*("-" if c is None else f"{c:,}" if isinstance(c, int) else c for c in cells))
+    console.print(table)
+    for view in found["views"]:
+        built = "" if view["built"] is None else f" ({view['built']:.0%})"
+        console.print(f"view {view['name']} {view['status']}{built}")
+    if not found["balanced"]:
+        console.print("[bold red]the accounts do not balance[/]: consumed is not the sum of the others")

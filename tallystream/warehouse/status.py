@@ -1,0 +1,87 @@
+"""The state of the stream, from the ledger and the broker: one committed state of each."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tallystream.settings import TOPICS, Settings
+from tallystream.topics.client import kafka_config, topic_logs
+from tallystream.warehouse.read import open_reader
+
+COUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
+LEDGER = f"""
+    SELECT o.topic, o.partition, o.next_offset, w.watermark AS topic_watermark, o.max_event_time, {", ".join(f"o.{c}" for c in COUNTS)},
+           (SELECT lateness FROM ledger.rules r WHERE r.topic = o.topic AND r.partition = o.partition
+            ORDER BY from_offset DESC LIMIT 1) AS lateness
+    FROM ledger.offsets o LEFT JOIN ledger.watermarks w USING (topic)
+    ORDER BY o.topic, o.partition
+"""
+LAST = """
+    SELECT id, committed_at, min(seconds) AS seconds, sum(consumed)::BIGINT AS consumed
+    FROM ledger.commits GROUP BY ALL ORDER BY id DESC LIMIT 1
+"""
+VIEWS = """
+    SELECT v.name, v.version, v.status,
+           (sum(b.next_offset - b.from_offset) / nullif(sum(b.until_offset - b.from_offset), 0))::DOUBLE AS built
+    FROM ledger.views v LEFT JOIN ledger.builds b USING (name, version)
+    GROUP BY ALL ORDER BY v.name, v.version
+"""
+
+
+def collect(settings: Settings) -> dict[str, Any]:
+    """Everything that `tally status --json` prints; times are ISO 8601 UTC, null before the first event.
+
+    Raises:
+        BrokerError: the broker does not answer.
+    """
+    logs = topic_logs(settings, TOPICS)
+    live, ledger, last, views = False, {}, None, []
+    if settings.warehouse.exists():
+        with open_reader(settings) as reader:
+            live = reader.live
+            ledger = {(r["topic"], r["partition"]): r for r in _dicts(reader.rows(LEDGER))}
+            commits = _dicts(reader.rows(LAST))
+            last = {**commits[0], "committed_at": iso(commits[0]["committed_at"])} if commits else None
+            views = _dicts(reader.rows(VIEWS))
+    partitions = [
+        _partition(topic, partition, high, ledger.get((topic, partition)))
+        for topic, (_, ranges) in sorted(logs.items())
+        for partition, (_, high) in sorted(ranges.items())
+    ]
+    return {
+        "bootstrap_servers": kafka_config(settings)["bootstrap.servers"],
+        "stream": "running" if live else "stopped",
+        "last_commit": last,
+        "balanced": all(p["consumed"] == sum(p[c] for c in COUNTS[1:]) for p in partitions),
+        "watermarks": {topic: iso(next((r["topic_watermark"] for (t, _), r in ledger.items() if t == topic), None)) for topic in logs},
+        "partitions": partitions,
+        "views": views,
+    }
+
+
+def _partition(topic: str, partition: int, high: int, row: dict[str, Any] | None) -> dict[str, Any]:
+    position = row["next_offset"] if row else 0
+    newest: datetime | None = row["max_event_time"] if row else None
+    watermark = None
+    if row is not None and newest is not None:
+        watermark = newest - timedelta(seconds=row["lateness"] or 0)
+    return {
+        "topic": topic,
+        "partition": partition,
+        "position": position,
+        "log_end": high,
+        "lag": max(0, high - position),
+        "watermark": iso(watermark),
+        **{c: (row[c] if row else 0) for c in COUNTS},
+    }
+
+
+def _dicts(result: tuple[list[str], list[Any], list[tuple[Any, ...]]]) -> list[dict[str, Any]]:
+    names, _, rows = result
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def iso(time: datetime | None) -> str | None:
+    """ISO 8601 UTC with Z; a fraction only when there is one."""
+    return None if time is None else time.replace(tzinfo=None).isoformat() + "Z"
