@@ -1,0 +1,40 @@
+SHELL := /bin/bash
+PY := .venv/bin/python
+# The first interpreter that is 3.11 or 3.12; PYTHON=… chooses another.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 $$HOME/.pyenv/versions/3.1[12]*/bin/python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+DEMO_HOME := .tally/demo
+
+.PHONY: help setup demo dev test test-kafka kafka soak bench lint lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## the virtual environment, from the hashed lock
+
+.venv/.ready: requirements/all.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed (PYTHON=/path/to/python make setup)"; exit 1; }
+	@echo "setting up with $(PYTHON): about a minute"
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/all.txt
+	$(PY) -m pip check
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## the whole flow on 300 000 synthetic events, with an embedded broker
+	@TALLY_HOME=$(DEMO_HOME) $(PY) -m tallystream.cli.demo
+
+dev: setup ## broker, synthetic shop and stream, until Ctrl-C
+	.venv/bin/tally up
+
+test: setup ## all tests on the embedded broker
+	$(PY) -m pytest
+
+lint: setup ## style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+lock: ## renew the lock (needs uv)
+	uv pip compile pyproject.toml --extra embedded --extra test --extra lint --extra build --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header -q -o requirements/all.txt
