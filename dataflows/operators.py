@@ -21,7 +21,7 @@ SINK_KEY = "warehouse"
 
 def decode(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
     """Bytes to Arrow by the topic's contract; what cannot be read becomes dead letters."""
-    decoder = Decoder(topic, open_registry(job.settings).schema)
+    decoder = Decoder(topic, open_registry(job.settings))
 
     def step(work: Work) -> Work:
         assert isinstance(work.batch, RawBatch)

@@ -54,7 +54,7 @@ def arrow_type(avro: Any) -> tuple[pa.DataType, bool]:
         if avro["type"] == "array":
             return pa.list_(arrow_type(avro["items"])[0]), False
         if avro["type"] == "record":
-            return pa.struct([pa.field(f["name"], *arrow_type(f["type"])) for f in avro["fields"]]), False
+            return pa.struct([pa.field(f["name"], arrow_type(f["type"])[0]) for f in avro["fields"]]), False
         return arrow_type(avro["type"])
     if avro in ARROW:
         return ARROW[avro], False
