@@ -78,7 +78,11 @@ class Judge:
         )
 
     def _verdicts(self, times: np.ndarray, hashes: Hashes, ahead: np.ndarray) -> np.ndarray:
-        """All at once, which is exact unless a copy of an id has another time than the first: then row by row."""
+        """All at once; exact while copies are copies.
+
+        An exact copy cannot move the clock, and one that is not late lies within the horizon. A copy of
+        an id under another time can do both, so a batch with such a one is judged row by row.
+        """
         verdicts = np.full(len(times), APPLIED, np.int8)
         verdicts[ahead] = AHEAD
         if not len(times):
@@ -94,10 +98,7 @@ class Judge:
         # The time under which this id is known at this row: from earlier batches, or from the batch itself.
         known = np.maximum(remembered, np.where(first < np.arange(len(times)), times[first], NEVER))
         candidates = (verdicts == APPLIED) & (known != NEVER)
-        horizon = np.where(before == NEVER, NEVER, before - self.rules.horizon_us)
-        forgotten = candidates & (known < horizon)
-        moves = candidates & (times > before)
-        if forgotten.any() or moves.any():
+        if (candidates & (times != known)).any():
             return self._row_by_row(times, hashes, ahead, remembered)
         verdicts[candidates] = DUPLICATE
         return verdicts
