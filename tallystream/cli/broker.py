@@ -10,7 +10,9 @@ import typer
 from tallystream import settings as environment
 from tallystream.errors import BrokerError, TallyError
 
-broker = typer.Typer(no_args_is_help=True, add_completion=False, help="The embedded broker, under TALLY_HOME. For demo and tests.")
+broker = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The embedded broker, under TALLY_HOME. For demo and tests."
+)
 
 
 @broker.command()
@@ -21,7 +23,9 @@ def start() -> None:
 
     s = environment.load()
     if s.bootstrap_servers:
-        raise TallyError(f"TALLY_BOOTSTRAP_SERVERS is {s.bootstrap_servers}: the embedded broker is not needed; unset it to use that")
+        raise TallyError(
+            f"TALLY_BOOTSTRAP_SERVERS is {s.bootstrap_servers}: the embedded broker is not needed; unset it to use that"
+        )
     address = embedded.start(s).bootstrap
     ensure_topics(s)
     typer.echo(address)
@@ -42,7 +46,15 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
 
     found = embedded.status(environment.load())
     if as_json:
-        typer.echo(json.dumps({"running": found is not None, "bootstrap_servers": found and found.bootstrap, "pid": found and found.pid}))
+        typer.echo(
+            json.dumps(
+                {
+                    "running": found is not None,
+                    "bootstrap_servers": found and found.bootstrap,
+                    "pid": found and found.pid,
+                }
+            )
+        )
     if found is None:
         raise BrokerError("no embedded broker runs here; `tally broker start` starts one")
     if not as_json:

@@ -61,7 +61,16 @@ def start(settings: Settings) -> Broker:
         with log.open("ab") as out:
             # The binary itself: its Python wrapper would swallow signals and leave a child behind.
             process = subprocess.Popen(
-                [str(binary), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(settings.broker_dir / "data")],
+                [
+                    str(binary),
+                    "start",
+                    "--only",
+                    "kafka",
+                    "--kafka-port",
+                    str(port),
+                    "--data-dir",
+                    str(settings.broker_dir / "data"),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -90,7 +99,9 @@ def stop(settings: Settings) -> bool:
     deadline = time.monotonic() + STOP_SECONDS
     while _is_broker(running.pid, settings):
         if time.monotonic() > deadline:
-            raise BrokerError(f"the embedded broker (pid {running.pid}) did not end within {STOP_SECONDS:.0f} s; it was left running")
+            raise BrokerError(
+                f"the embedded broker (pid {running.pid}) did not end within {STOP_SECONDS:.0f} s; it was left running"
+            )
         time.sleep(0.02)
     (settings.broker_dir / "broker.json").unlink(missing_ok=True)
     return True
@@ -99,7 +110,9 @@ def stop(settings: Settings) -> bool:
 def _binary() -> Path:
     spec = find_spec("noida_db")
     if spec is None or spec.origin is None:
-        raise BrokerError("the embedded broker is not installed: run `make setup`, or set TALLY_BOOTSTRAP_SERVERS to your Kafka")
+        raise BrokerError(
+            "the embedded broker is not installed: run `make setup`, or set TALLY_BOOTSTRAP_SERVERS to your Kafka"
+        )
     path = Path(spec.origin).parent / "noida-db"
     if not os.access(path, os.X_OK):
         path.chmod(0o755)

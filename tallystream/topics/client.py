@@ -51,7 +51,9 @@ def ensure_topics(settings: Settings, topics: Iterable[str] = TOPICS) -> dict[st
     missing = [t for t in wanted if t not in found]
     if missing:
         config = {} if settings.bootstrap_servers else EMBEDDED_TOPIC
-        new = [NewTopic(t, settings.partitions, -1 if settings.bootstrap_servers else 1, config=config) for t in missing]
+        new = [
+            NewTopic(t, settings.partitions, -1 if settings.bootstrap_servers else 1, config=config) for t in missing
+        ]
         for topic, done in admin(settings).create_topics(new, operation_timeout=TIMEOUT).items():
             try:
                 done.result(TIMEOUT)
@@ -71,7 +73,9 @@ def _partitions(settings: Settings) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None and topic.partitions}
 
 
-def topic_logs(settings: Settings, topics: Iterable[str] = TOPICS) -> dict[str, tuple[str | None, dict[int, tuple[int, int]]]]:
+def topic_logs(
+    settings: Settings, topics: Iterable[str] = TOPICS
+) -> dict[str, tuple[str | None, dict[int, tuple[int, int]]]]:
     """By topic its id and, by partition, the offsets [low, high) that a committed reader can reach.
 
     Topics that are missing are created. `high` is the last stable offset: an open transaction ends it.
@@ -102,7 +106,9 @@ def log_range(settings: Settings, topic: str, partitions: int) -> dict[int, tupl
     ends: list[dict[int, int]] = []
     for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
         asked = {TopicPartition(topic, p): spec for p in range(partitions)}
-        answers = admin(settings).list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT)
+        answers = admin(settings).list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT
+        )
         try:
             ends.append({tp.partition: done.result(TIMEOUT).offset for tp, done in answers.items()})
         except KafkaException as error:
@@ -112,4 +118,6 @@ def log_range(settings: Settings, topic: str, partitions: int) -> dict[int, tupl
 
 def plain_consumer(settings: Settings, **options: Any) -> Consumer:
     """A consumer that commits nothing by itself."""
-    return Consumer({"group.id": "tallystream-tools", "enable.auto.commit": "false", **kafka_config(settings), **options})
+    return Consumer(
+        {"group.id": "tallystream-tools", "enable.auto.commit": "false", **kafka_config(settings), **options}
+    )
