@@ -49,7 +49,7 @@ class Encoder:
                 data += [header + datum for datum in part.to_pylist()]
         return data
 
-    def keys(self, events: pa.Table) -> list[bytes]:
+    def keys(self, events: pa.Table) -> list[bytes | None]:
         """The message keys: one key's events stay in one partition, in order, and so do copies of an event."""
-        keys: list[bytes] = events[self.contract.key].cast(pa.binary()).to_pylist()
+        keys: list[bytes | None] = events[self.contract.key].cast(pa.binary()).to_pylist()
         return keys

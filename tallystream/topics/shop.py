@@ -110,8 +110,8 @@ def arrivals(shop: Shop) -> Iterator[np.ndarray]:
 
 def _by_arrival(rows: np.ndarray) -> np.ndarray:
     # An event before its copy, whatever the clock's grain.
-    order: np.ndarray = np.lexsort((rows["serial"], rows["copy"], rows["arrival"]))
-    return rows[order]
+    ordered: np.ndarray = rows[np.lexsort((rows["serial"], rows["copy"], rows["arrival"]))]
+    return ordered
 
 
 def _in_time(shop: Shop) -> Iterator[np.ndarray]:
@@ -164,7 +164,7 @@ def _sessions(shop: Shop, block: int) -> np.ndarray:
     bought = rows["kind"] == CART
     rows["product"][bought] = catalogue.item(rows["session"][bought], 0)
     wanted = np.isin(rows["kind"], ORDER_KINDS)
-    if shop.topics == TOPICS or set(shop.topics) == set(TOPICS):
+    if set(shop.topics) == set(TOPICS):
         return rows
     return rows[wanted] if "orders" in shop.topics else rows[~wanted]
 

@@ -6,6 +6,7 @@ What an order holds is a hash of its number: its steps tell the same items witho
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,8 @@ def mix(numbers: np.ndarray, salt: int) -> np.ndarray:
         x: np.ndarray = numbers.astype(np.uint64) + np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        x ^= x >> np.uint64(31)
+    return x
 
 
 def share(numbers: np.ndarray, salt: int) -> np.ndarray:
@@ -56,7 +58,7 @@ def _popularity() -> np.ndarray:
     return np.asarray(np.cumsum(weights) / weights.sum())
 
 
-def _texts(values: list[str | None]) -> pa.Array:
+def _texts(values: list[str | None]) -> pa.Array[Any]:
     return pa.array(values, pa.string())
 
 
@@ -87,10 +89,11 @@ class Catalogue:
         at = share(orders * MOST_ITEMS + place, self.seed * 16 + 4)
         return 1 + (at > 0.7).astype(np.int64) + (at > 0.95)
 
-    def currency(self, orders: np.ndarray) -> pa.Array:
+    def currency(self, orders: np.ndarray) -> pa.Array[Any]:
         """The currency of an order."""
         at = np.searchsorted(CURRENCY_SHARES, share(orders, self.seed * 16 + 5), side="right")
-        return _texts(list(CURRENCIES)).take(pa.array(at))
+        found: pa.Array[Any] = _texts(list(CURRENCIES)).take(pa.array(at, pa.int64()))
+        return found
 
     @cached_property
     def prices(self) -> np.ndarray:
@@ -99,7 +102,7 @@ class Catalogue:
 
 
 @lru_cache(maxsize=1)
-def _products() -> tuple[pa.Array, pa.Array, pa.Array, pa.Array, pa.Array]:
+def _products() -> tuple[pa.Array[Any], pa.Array[Any], pa.Array[Any], pa.Array[Any], pa.Array[Any]]:
     """By product: id, category, brand, url. And the users' ids."""
     numbers = np.arange(PRODUCTS)
     ids = [f"p{i:05d}" for i in range(PRODUCTS)]
@@ -110,16 +113,17 @@ def _products() -> tuple[pa.Array, pa.Array, pa.Array, pa.Array, pa.Array]:
     return _texts([*ids]), _texts(categories), _texts(brands), _texts(urls), _texts(users)
 
 
-def _named(prefix: str, numbers: np.ndarray) -> pa.Array:
-    return pc.binary_join_element_wise(prefix, pa.array(numbers).cast(pa.string()), "")
+def _named(prefix: str, numbers: np.ndarray) -> pa.Array[Any]:
+    found: pa.Array[Any] = pc.binary_join_element_wise(prefix, pa.array(numbers).cast(pa.string()), "")
+    return found
 
 
-def _event_ids(catalogue: Catalogue, rows: np.ndarray) -> pa.Array:
+def _event_ids(catalogue: Catalogue, rows: np.ndarray) -> pa.Array[Any]:
     # The seed is part of every id: two shops in one topic are no copies of one another.
     return _named(f"{catalogue.seed:x}-", rows["serial"])
 
 
-def _column(values: np.ndarray) -> pa.Array:
+def _column(values: np.ndarray) -> pa.Array[Any]:
     return pa.array(np.ascontiguousarray(values))
 
 
@@ -153,7 +157,7 @@ def orders_table(catalogue: Catalogue, rows: np.ndarray) -> pa.Table:
     ids, _, _, _, users = _products()
     contracted = contract("orders").arrow
     items = pa.StructArray.from_arrays(
-        [ids.take(pa.array(products[there])), pa.array(quantities[there]), pa.array(cents[there])],
+        [ids.take(pa.array(products[there], pa.int32())), pa.array(quantities[there]), pa.array(cents[there])],
         fields=list(contracted.field("items").type.value_type),
     )
     offsets = np.concatenate([[0], np.cumsum(held)]).astype(np.int32)
@@ -163,7 +167,7 @@ def orders_table(catalogue: Catalogue, rows: np.ndarray) -> pa.Table:
         _column(rows["time"]).cast(pa.timestamp("us")),
         _named(f"{catalogue.seed:x}-o", orders),
         users.take(pa.array(catalogue.user(orders))),
-        pa.ListArray.from_arrays(pa.array(offsets), items, type=contracted.field("items").type),
+        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, type=contracted.field("items").type),
         pa.array((quantities * cents * there).sum(axis=1)),
         catalogue.currency(orders),
     ]
