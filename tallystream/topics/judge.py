@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from tallystream.topics.batch import LATE_SCHEMA, DecodedBatch, JudgedBatch
-from tallystream.topics.decode import dead_rows, record_times
+from tallystream.topics.letters import dead_letters, record_times
 from tallystream.topics.memory import Hashes, Memory, hash_ids, pack
 
 NEVER = int(np.iinfo(np.int64).min)
@@ -153,7 +153,7 @@ class Judge:
             ("clock_ahead", f"event_time is {(t - s * 1000) // 1_000_000} s ahead of the record's own timestamp")
             for t, s in zip(times[at].tolist(), stamps.tolist(), strict=True)
         ]
-        both = pa.concat_tables([decoded.dead, dead_rows(decoded.raw, rows.tolist(), reasons)])
+        both = pa.concat_tables([decoded.dead, dead_letters(decoded.raw, rows.tolist(), reasons)])
         return both.sort_by("offset")
 
 
