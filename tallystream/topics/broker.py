@@ -14,16 +14,21 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from tallystream.errors import BrokerError
 from tallystream.settings import Settings
 
 BOOT_SECONDS = 20.0
 STOP_SECONDS = 10.0
+TRIES = 3  # ports that may be lost to another program
+_answered: set[str] = set()  # addresses that answered this process once: no need to ask before every client
 
 
 @dataclass(frozen=True)
@@ -38,56 +43,82 @@ def status(settings: Settings) -> Broker | None:
     """The running broker of this TALLY_HOME, or None; a pid that is now another program does not count."""
     try:
         saved = json.loads((settings.broker_dir / "broker.json").read_text())
-        broker = Broker(saved["bootstrap"], int(saved["pid"]))
-    except (FileNotFoundError, ValueError, KeyError):
+        broker = Broker(str(saved["bootstrap"]), int(saved["pid"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return broker if _is_broker(broker.pid, settings) else None
 
 
 def start(settings: Settings) -> Broker:
-    """Starts the broker, or finds it running; it speaks before this returns.
+    """Starts the broker, or finds it running; it answers as Kafka before this returns.
 
     Raises:
         BrokerError: the package is missing, or the broker did not come up; the log's last lines are shown.
     """
     settings.broker_dir.mkdir(parents=True, exist_ok=True)
+    running = status(settings)
+    if running is not None and running.bootstrap in _answered:
+        return running
     with _lock(settings):
         running = status(settings)
-        if running is not None:
-            return running
-        binary = _binary()
-        port = _port(settings)
+        for _ in range(TRIES):
+            if running is None:
+                running = _spawn(settings)
+            if _wait(running, settings):
+                _answered.add(running.bootstrap)
+                return running
+            # Its port went to another program between the look and the start: take another.
+            running = None
         log = settings.broker_dir / "broker.log"
-        with log.open("ab") as out:
-            # The binary itself: its Python wrapper would swallow signals and leave a child behind.
-            process = subprocess.Popen(
-                [
-                    str(binary),
-                    "start",
-                    "--only",
-                    "kafka",
-                    "--kafka-port",
-                    str(port),
-                    "--data-dir",
-                    str(settings.broker_dir / "data"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                cwd=settings.broker_dir,
-            )
-        bootstrap = f"127.0.0.1:{port}"
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not _speaks(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                process.wait()
-                tail = log.read_text(errors="replace")[-500:]
-                raise BrokerError(f"the embedded broker did not come up on {bootstrap}; its log {log} ends: {tail}")
-            time.sleep(0.05)
-        (settings.broker_dir / "broker.json").write_text(json.dumps({"bootstrap": bootstrap, "pid": process.pid}))
-        return Broker(bootstrap, process.pid)
+        tail = log.read_text(errors="replace")[-500:].strip()
+        raise BrokerError(f"the embedded broker did not come up; its log {log} ends: {tail}")
+
+
+def _spawn(settings: Settings) -> Broker:
+    port = _port(settings)
+    command = [str(_binary()), "start", "--only", "kafka", "--kafka-port", str(port)]
+    with (settings.broker_dir / "broker.log").open("ab") as out:
+        # The binary itself: its Python wrapper would swallow signals and leave a child behind.
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(settings.broker_dir / "data")],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            cwd=settings.broker_dir,
+        )
+    started = Broker(f"127.0.0.1:{port}", process.pid)
+    # Written before it answers: were this process killed now, the next start must find the broker,
+    # and not put a second one on the same data.
+    fresh = settings.broker_dir / "broker.json.new"
+    fresh.write_text(json.dumps({"bootstrap": started.bootstrap, "pid": started.pid}))
+    fresh.replace(settings.broker_dir / "broker.json")
+    return started
+
+
+def _wait(broker: Broker, settings: Settings) -> bool:
+    """Until it answers; False when its process ended.
+
+    Raises:
+        BrokerError: it lives and does not answer.
+    """
+    deadline = time.monotonic() + BOOT_SECONDS
+    client = AdminClient(
+        {"bootstrap.servers": broker.bootstrap, "receive.message.max.bytes": "2000000000", "log_level": 0}
+    )
+    while _is_broker(broker.pid, settings):
+        try:
+            client.list_topics(timeout=1)
+            # Another program's Kafka may have answered in its place.
+            return _is_broker(broker.pid, settings)
+        except KafkaException:
+            if time.monotonic() > deadline:
+                # Not killed: it may be busy, and it holds in memory what it has not saved yet.
+                raise BrokerError(
+                    f"the embedded broker (pid {broker.pid}) did not answer within {BOOT_SECONDS:.0f} s; "
+                    f"see {settings.broker_dir / 'broker.log'}, or end it with `tally broker stop`"
+                ) from None
+    return False
 
 
 def stop(settings: Settings) -> bool:
@@ -95,7 +126,8 @@ def stop(settings: Settings) -> bool:
     running = status(settings)
     if running is None:
         return False
-    os.kill(running.pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(running.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while _is_broker(running.pid, settings):
         if time.monotonic() > deadline:
@@ -122,24 +154,16 @@ def _binary() -> Path:
 def _port(settings: Settings) -> int:
     """The port of before when it is free, so that clients find the broker again; else a free one."""
     kept = settings.broker_dir / "port"
-    candidates = [int(kept.read_text())] if kept.exists() else []
-    for wanted in [*candidates, 0]:
+    before = kept.read_text().strip() if kept.exists() else ""
+    for wanted in ([int(before)] if before.isdecimal() else []) + [0]:
         try:
             with socket.create_server(("127.0.0.1", wanted)) as server:
                 port: int = server.getsockname()[1]
-        except OSError:
+        except (OSError, OverflowError):
             continue
         kept.write_text(str(port))
         return port
     raise BrokerError("no free port on 127.0.0.1")
-
-
-def _speaks(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _is_broker(pid: int, settings: Settings) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,8 +61,21 @@ def ensure_topics(settings: Settings, topics: Iterable[str] = TOPICS) -> dict[st
             except KafkaException as error:
                 if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                     raise BrokerError(f"topic {topic} could not be created: {error.args[0].str()}") from error
+        found = _created(settings, wanted)
+    return {t: found[t] for t in wanted}
+
+
+def _created(settings: Settings, wanted: list[str]) -> dict[str, int]:
+    """Waits until new topics are seen: one left out here would silently never be read."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
         found = _partitions(settings)
-    return {t: found[t] for t in wanted if t in found}
+        unseen = [t for t in wanted if t not in found]
+        if not unseen:
+            return found
+        if time.monotonic() > deadline:
+            raise BrokerError(f"topic {unseen[0]} was created, but the broker does not show it; try again")
+        time.sleep(0.05)
 
 
 def _partitions(settings: Settings) -> dict[str, int]:
@@ -103,17 +117,25 @@ def topic_ids(settings: Settings, topics: list[str]) -> dict[str, str | None]:
 
 def log_range(settings: Settings, topic: str, partitions: int) -> dict[int, tuple[int, int]]:
     """By partition the offsets [low, high) of a topic, as a read_committed consumer sees them."""
-    ends: list[dict[int, int]] = []
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
-        asked = {TopicPartition(topic, p): spec for p in range(partitions)}
-        answers = admin(settings).list_offsets(
-            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT
-        )
+    deadline = time.monotonic() + TIMEOUT
+    while True:
         try:
-            ends.append({tp.partition: done.result(TIMEOUT).offset for tp, done in answers.items()})
+            low, high = (_offsets(settings, topic, partitions, s) for s in (OffsetSpec.earliest(), OffsetSpec.latest()))
+            return {p: (max(0, low[p]), max(0, high[p])) for p in range(partitions)}
         except KafkaException as error:
-            raise BrokerError(f"the offsets of {topic} cannot be read: {error.args[0].str()}") from error
-    return {p: (max(0, ends[0][p]), max(0, ends[1][p])) for p in range(partitions)}
+            if time.monotonic() > deadline:
+                raise BrokerError(f"the offsets of {topic} cannot be read: {error.args[0].str()}") from error
+        # After a restart of the broker, or while a leader moves, the client knows no leader until it asks anew.
+        _partitions(settings)
+        time.sleep(0.05)
+
+
+def _offsets(settings: Settings, topic: str, partitions: int, spec: OffsetSpec) -> dict[int, int]:
+    asked = {TopicPartition(topic, p): spec for p in range(partitions)}
+    answers = admin(settings).list_offsets(
+        asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=TIMEOUT
+    )
+    return {tp.partition: done.result(TIMEOUT).offset for tp, done in answers.items()}
 
 
 def plain_consumer(settings: Settings, **options: Any) -> Consumer:

@@ -147,4 +147,4 @@ def _open(path: str) -> Iterator[IO[bytes]]:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}; nothing was published") from None
         packed = cast("Any", raw).peek(2)[:2] == GZIP
-        yield stack.enter_context(cast("IO[bytes]", gzip.open(raw))) if packed else raw
+        yield stack.enter_context(cast("IO[bytes]", gzip.GzipFile(fileobj=raw))) if packed else raw

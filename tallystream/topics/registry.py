@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from tallystream.errors import ContractError
+from tallystream.errors import BrokerError, ContractError
 from tallystream.settings import Settings
 from tallystream.topics.contracts import SCHEMAS, contract, index
 
@@ -84,16 +84,20 @@ class HttpRegistry:
 
         Raises:
             ContractError: the registry refuses it, for it is incompatible with what it has.
+            BrokerError: the registry does not answer, or not as one.
         """
         if topic not in self._ids:
-            subject = f"{topic}-value"
-            answer = self._client.post(
-                f"{self._url}/subjects/{subject}/versions", json={"schema": json.dumps(contract(topic).schema)}
-            )
-            if answer.status_code in (409, 422):
-                raise ContractError(f"the registry refuses the contract of {topic}: {answer.text[:300]}")
-            answer.raise_for_status()
-            self._ids[topic] = int(answer.json()["id"])
+            body = {"schema": json.dumps(contract(topic).schema)}
+            try:
+                answer = self._client.post(f"{self._url}/subjects/{topic}-value/versions", json=body)
+                if answer.status_code in (409, 422):
+                    raise ContractError(f"the registry refuses the contract of {topic}: {answer.text[:300]}")
+                answer.raise_for_status()
+                self._ids[topic] = int(answer.json()["id"])
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                raise BrokerError(
+                    f"the schema registry at {self._url} did not register the contract of {topic}: {error}"
+                ) from None
         return self._ids[topic]
 
     def subjects(self, schema_id: int) -> frozenset[str]:

@@ -124,7 +124,8 @@ def _event_ids(catalogue: Catalogue, rows: np.ndarray) -> pa.Array[Any]:
 
 
 def _column(values: np.ndarray) -> pa.Array[Any]:
-    return pa.array(np.ascontiguousarray(values))
+    found: pa.Array[Any] = pa.array(np.ascontiguousarray(values))
+    return found
 
 
 def clicks_table(catalogue: Catalogue, rows: np.ndarray) -> pa.Table:
