@@ -13,9 +13,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,8 +64,12 @@ def start(settings: Settings) -> Broker:
         running = status(settings)
         for _ in range(TRIES):
             if running is None:
-                running = _spawn(settings)
-            if _wait(running, settings):
+                running, process = _spawn(settings)
+                # Asked of the process itself: /proc shows no command line for a moment after the start.
+                up = _wait(running, settings, partial(_lives, process))
+            else:
+                up = _wait(running, settings, partial(_is_broker, running.pid, settings))
+            if up:
                 _answered.add(running.bootstrap)
                 return running
             # Its port went to another program between the look and the start: take another.
@@ -74,7 +79,7 @@ def start(settings: Settings) -> Broker:
         raise BrokerError(f"the embedded broker did not come up; its log {log} ends: {tail}")
 
 
-def _spawn(settings: Settings) -> Broker:
+def _spawn(settings: Settings) -> tuple[Broker, subprocess.Popen[bytes]]:
     port = _port(settings)
     command = [str(_binary()), "start", "--only", "kafka", "--kafka-port", str(port)]
     with (settings.broker_dir / "broker.log").open("ab") as out:
@@ -93,10 +98,10 @@ def _spawn(settings: Settings) -> Broker:
     fresh = settings.broker_dir / "broker.json.new"
     fresh.write_text(json.dumps({"bootstrap": started.bootstrap, "pid": started.pid}))
     fresh.replace(settings.broker_dir / "broker.json")
-    return started
+    return started, process
 
 
-def _wait(broker: Broker, settings: Settings) -> bool:
+def _wait(broker: Broker, settings: Settings, alive: Callable[[], bool]) -> bool:
     """Until it answers; False when its process ended.
 
     Raises:
@@ -106,11 +111,11 @@ def _wait(broker: Broker, settings: Settings) -> bool:
     client = AdminClient(
         {"bootstrap.servers": broker.bootstrap, "receive.message.max.bytes": "2000000000", "log_level": 0}
     )
-    while _is_broker(broker.pid, settings):
+    while alive():
         try:
             client.list_topics(timeout=1)
             # Another program's Kafka may have answered in its place.
-            return _is_broker(broker.pid, settings)
+            return alive()
         except KafkaException:
             if time.monotonic() > deadline:
                 # Not killed: it may be busy, and it holds in memory what it has not saved yet.
@@ -164,6 +169,10 @@ def _port(settings: Settings) -> int:
         kept.write_text(str(port))
         return port
     raise BrokerError("no free port on 127.0.0.1")
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None
 
 
 def _is_broker(pid: int, settings: Settings) -> bool:
