@@ -12,29 +12,58 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from tallystream.errors import SettingsError
 from tallystream.topics.batch import LATE_SCHEMA, DecodedBatch, JudgedBatch
-from tallystream.topics.letters import dead_letters, record_times
-from tallystream.topics.memory import Hashes, Memory, hash_ids, pack
+from tallystream.topics.letters import LAST_TIME, dead_letters, record_times
+from tallystream.topics.memory import NEVER, Ids, Memory, hash_ids, hash_order, pack
 
-NEVER = int(np.iinfo(np.int64).min)
 APPLIED, LATE, DUPLICATE, AHEAD = range(4)
+# Longer than all times that a contract allows, and far from an overflow.
+FOREVER = 10**18
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How late is late, how long an id is remembered, how far ahead a clock may be: microseconds."""
+    """How late is late, how long an id is remembered, how far ahead a clock may be: microseconds.
+
+    Raises:
+        SettingsError: the horizon is below the lateness; a copy could be neither late nor known.
+    """
 
     lateness_us: int
     horizon_us: int
     max_ahead_us: int
 
+    def __post_init__(self) -> None:
+        if self.horizon_us < self.lateness_us:
+            raise SettingsError("the duplicate horizon is below the lateness: a copy could count twice; raise it")
+        for name in ("lateness_us", "horizon_us", "max_ahead_us"):
+            object.__setattr__(self, name, min(getattr(self, name), FOREVER))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The events of a batch as the rules see them, one element an event, in log order."""
+
+    times: np.ndarray  # int64, microseconds
+    low: np.ndarray  # uint64, the id's hash
+    high: np.ndarray
+    ahead: np.ndarray  # bool: dead by its clock
+    remembered: np.ndarray  # int64: the greatest time under which earlier batches accepted the id, or NEVER
+    order: np.ndarray  # rows sorted by `low`
+
 
 class Judge:
     """Judges one partition, batch after batch; the batches' boundaries change nothing.
 
-    In this order: dead when event_time is further ahead of the record's own timestamp than the
-    bound; late when event_time < newest - lateness; duplicate when the id was accepted with a time >=
-    newest - horizon; else applied. `newest` is the greatest event time applied before.
+    For each event in log order, `newest` being the greatest time applied before it:
+
+    1. dead when its time is further ahead of the record's own timestamp (if it has one) than the bound;
+    2. late when time < newest - lateness;
+    3. duplicate when the id was applied before with a time >= newest - horizon; older ids are forgotten;
+    4. else applied.
+
+    `memory` holds the BLOBs of earlier batches in log order: with `max_event_time` they are the whole state.
     """
 
     def __init__(
@@ -48,99 +77,105 @@ class Judge:
 
     def judge(self, decoded: DecodedBatch) -> JudgedBatch:
         """The verdicts on a batch; consumed == applied + duplicate + late + dead."""
-        raw, events, rows = decoded.raw, decoded.events, decoded.rows
-        times = events["event_time"].cast(pa.int64()).to_numpy()
-        hashes = hash_ids(events["event_id"])
-        stamps = raw.timestamps[rows]
-        ahead = (stamps >= 0) & (times > stamps * 1000 + self.rules.max_ahead_us)
-        verdicts = self._verdicts(times, hashes, ahead)
+        raw = decoded.raw
+        rows = self._rows(decoded)
+        verdicts = self._verdicts(rows)
         applied = verdicts == APPLIED
-        all_applied = bool(applied.all())
-        kept_times = times if all_applied else times[applied]
-        kept: Hashes = hashes if all_applied else (hashes[0][applied], hashes[1][applied])
-        if len(kept_times):
-            self._newest = max(self._newest, int(kept_times.max()))
-            self._memory.add(kept, kept_times, self._newest - self.rules.horizon_us)
+        kept = rows.order[applied[rows.order]]
+        ids = Ids(rows.low[kept], rows.high[kept], rows.times[kept])
+        newest = int(ids.times.max()) if len(ids) else None
+        if newest is not None:
+            self._newest = max(self._newest, newest)
+            self._memory.add(ids, self._newest - self.rules.horizon_us)
         return JudgedBatch(
             topic=self.topic,
             partition=self.partition,
             first=raw.first,
             next=raw.next,
             consumed=len(raw.values),
-            duplicate=int((verdicts == DUPLICATE).sum()),
-            applied=events if all_applied else events.filter(pa.array(applied)),
+            duplicate=int(np.count_nonzero(verdicts == DUPLICATE)),
+            applied=decoded.events if len(ids) == len(applied) else decoded.events.filter(pa.array(applied)),
             late=self._late(decoded, np.flatnonzero(verdicts == LATE)),
-            dead=self._dead(decoded, np.flatnonzero(verdicts == AHEAD), times),
-            memory=pack(kept, kept_times) if len(kept_times) else b"",
-            memory_max_time=int(kept_times.max()) if len(kept_times) else None,
+            dead=self._dead(decoded, np.flatnonzero(verdicts == AHEAD), rows.times),
+            memory=pack(ids),
+            memory_max_time=newest,
             max_event_time=None if self._newest == NEVER else self._newest,
             schema_ids=decoded.schema_ids,
         )
 
-    def _verdicts(self, times: np.ndarray, hashes: Hashes, ahead: np.ndarray) -> np.ndarray:
-        """All at once; exact while copies are copies.
+    def _rows(self, decoded: DecodedBatch) -> _Rows:
+        times = decoded.events["event_time"].cast(pa.int64()).to_numpy()
+        low, high = hash_ids(decoded.events["event_id"])
+        order = hash_order(low)
+        remembered = np.empty(len(low), np.int64)
+        remembered[order] = self._memory.newest(Ids(low[order], high[order], times))
+        stamps = decoded.raw.timestamps[decoded.rows]
+        # A producer sets the timestamp freely: a huge one must not wrap around.
+        bound = np.minimum(stamps, LAST_TIME // 1000) * 1000 + self.rules.max_ahead_us
+        return _Rows(times, low, high, (stamps >= 0) & (times > bound), remembered, order)
 
-        An exact copy cannot move the clock, and one that is not late lies within the horizon. A copy of
-        an id under another time can do both, so a batch with such a one is judged row by row.
+    def _verdicts(self, rows: _Rows) -> np.ndarray:
+        """All rows at once, supposing that no duplicate moves the clock; when one does, row by row.
+
+        The supposition is checked, not trusted: `newest` is exact for a row when every duplicate before it was not
+        ahead of its own `newest`. Late rows are behind it by definition.
         """
-        verdicts = np.full(len(times), APPLIED, np.int8)
-        verdicts[ahead] = AHEAD
-        if not len(times):
+        n = len(rows.times)
+        verdicts = np.full(n, APPLIED, np.int8)
+        if not n:
             return verdicts
-        moving = np.where(ahead, NEVER, times)
-        before = np.empty(len(times), np.int64)
-        before[0] = self._newest
-        np.maximum.accumulate(np.maximum(moving[:-1], self._newest), out=before[1:])
-        floor = np.where(before == NEVER, NEVER, before - self.rules.lateness_us)
-        verdicts[~ahead & (times < floor)] = LATE
-        remembered = self._memory.newest(hashes)
-        first = _first_of_each(hashes, verdicts == APPLIED)
-        # The time under which this id is known at this row: from earlier batches, or from the batch itself.
-        known = np.maximum(remembered, np.where(first < np.arange(len(times)), times[first], NEVER))
-        candidates = (verdicts == APPLIED) & (known != NEVER)
-        if (candidates & (times != known)).any():
-            return self._row_by_row(times, hashes, ahead, remembered)
-        verdicts[candidates] = DUPLICATE
+        moving = np.where(rows.ahead, NEVER, rows.times)
+        newest = np.maximum.accumulate(np.concatenate([[self._newest], moving[:-1]]))
+        late_before = np.where(newest == NEVER, NEVER, newest - self.rules.lateness_us)
+        known_from = np.where(newest == NEVER, NEVER, newest - self.rules.horizon_us)
+        verdicts[rows.times < late_before] = LATE
+        verdicts[rows.ahead] = AHEAD
+        duplicate = (verdicts == APPLIED) & (rows.remembered != NEVER) & (rows.remembered >= known_from)
+        for again, first in _repeats(rows, verdicts == APPLIED):
+            here = NEVER if duplicate[first] else rows.times[first]
+            if max(rows.remembered[again], here) < known_from[again]:
+                return self._row_by_row(rows)  # forgotten within the batch
+            duplicate[again] = True
+        if (duplicate & (rows.times > newest)).any():
+            return self._row_by_row(rows)
+        verdicts[duplicate] = DUPLICATE
         return verdicts
 
-    def _row_by_row(self, times: np.ndarray, hashes: Hashes, ahead: np.ndarray, remembered: np.ndarray) -> np.ndarray:
-        """The definition itself, for the rare batch where a copy moves the clock or outlives the horizon."""
-        verdicts = np.full(len(times), APPLIED, np.int8)
+    def _row_by_row(self, rows: _Rows) -> np.ndarray:
+        """The definition itself, for the rare batch where a copy has another time than the event it repeats."""
+        verdicts = np.full(len(rows.times), APPLIED, np.int8)
         newest, here = self._newest, dict[tuple[int, int], int]()
-        ids = zip(hashes[0].tolist(), hashes[1].tolist(), strict=True)
-        rows = zip(times.tolist(), ids, ahead.tolist(), remembered.tolist(), strict=True)
-        for i, (time, key, is_ahead, before) in enumerate(rows):
-            if is_ahead:
+        ids = zip(rows.low.tolist(), rows.high.tolist(), strict=True)
+        facts = zip(rows.times.tolist(), ids, rows.ahead.tolist(), rows.remembered.tolist(), strict=True)
+        for i, (time, key, ahead, remembered) in enumerate(facts):
+            known = max(remembered, here.get(key, NEVER))
+            if ahead:
                 verdicts[i] = AHEAD
-                continue
-            if newest != NEVER and time < newest - self.rules.lateness_us:
+            elif newest != NEVER and time < newest - self.rules.lateness_us:
                 verdicts[i] = LATE
-                continue
-            known = max(before, here.get(key, NEVER))
-            if known != NEVER and known >= newest - self.rules.horizon_us:
+            elif known != NEVER and known >= newest - self.rules.horizon_us:
                 verdicts[i] = DUPLICATE
-                continue
-            here[key] = max(time, here.get(key, NEVER))
-            newest = max(newest, time)
+            else:
+                here[key] = max(time, here.get(key, NEVER))
+                newest = max(newest, time)
         return verdicts
 
     def _late(self, decoded: DecodedBatch, at: np.ndarray) -> pa.Table:
         if not len(at):
             return LATE_SCHEMA.empty_table()
         raw, rows = decoded.raw, decoded.rows[at]
-        events = decoded.events.take(pa.array(at)).combine_chunks()
-        n = len(at)
+        events = decoded.events.take(pa.array(at))
         columns = [
-            pa.array([self.topic] * n, pa.string()),
-            pa.array([self.partition] * n, pa.int32()),
+            pa.repeat(pa.scalar(self.topic), len(at)),
+            pa.repeat(pa.scalar(self.partition, pa.int32()), len(at)),
             pa.array(raw.offsets[rows]),
-            pa.array(["late"] * n, pa.string()),
+            pa.repeat(pa.scalar("late"), len(at)),
             events["event_id"],
             events["event_type"],
             events["event_time"],
             record_times(raw.timestamps[rows]),
-            pa.array([raw.keys[i] for i in rows], pa.binary()),
-            pa.array([raw.values[i] for i in rows], pa.binary()),
+            pa.array([raw.keys[i] for i in rows.tolist()], pa.binary()),
+            pa.array([raw.values[i] for i in rows.tolist()], pa.binary()),
         ]
         return pa.Table.from_arrays(columns, schema=LATE_SCHEMA)
 
@@ -148,29 +183,27 @@ class Judge:
         if not len(at):
             return decoded.dead
         rows = decoded.rows[at]
-        stamps = decoded.raw.timestamps[rows]
-        reasons = [
-            ("clock_ahead", f"event_time is {(t - s * 1000) // 1_000_000} s ahead of the record's own timestamp")
-            for t, s in zip(times[at].tolist(), stamps.tolist(), strict=True)
-        ]
+        ahead = (times[at] - decoded.raw.timestamps[rows] * 1000) // 1_000_000
+        reasons = [("clock_ahead", f"event_time is {s} s ahead of the record's own timestamp") for s in ahead.tolist()]
         both = pa.concat_tables([decoded.dead, dead_letters(decoded.raw, rows.tolist(), reasons)])
         return both.sort_by("offset")
 
 
-def _first_of_each(hashes: Hashes, mask: np.ndarray) -> np.ndarray:
-    """By row the first row in `mask` with the same id; the row itself when it is the first."""
-    low, high = hashes
-    first = np.arange(len(low))
-    rows = np.flatnonzero(mask)
-    if len(rows) < 2:
-        return first
-    order = rows[np.argsort(low[rows], kind="stable")]
-    suspicious = np.flatnonzero(low[order][1:] == low[order][:-1])
-    if not len(suspicious):
-        return first
-    # Few rows share an id with another: only those are sorted out exactly.
-    members = np.unique(np.concatenate([order[suspicious], order[suspicious + 1]]))
+def _repeats(rows: _Rows, mask: np.ndarray) -> list[tuple[int, int]]:
+    """(row, first row with the same id) among the rows in `mask`, for every row that is not the first; ascending."""
+    low = rows.low[rows.order]
+    pairs = np.flatnonzero(low[1:] == low[:-1])
+    if not len(pairs):
+        return []
+    # Few rows share a half of their hash with another: only those are sorted out exactly.
+    members = np.unique(np.concatenate([rows.order[pairs], rows.order[pairs + 1]]))
+    members = members[mask[members]]
     seen: dict[tuple[int, int], int] = {}
-    for i in members.tolist():
-        first[i] = seen.setdefault((int(low[i]), int(high[i])), i)
-    return first
+    found = []
+    for row, key in zip(
+        members.tolist(), zip(rows.low[members].tolist(), rows.high[members].tolist(), strict=True), strict=True
+    ):
+        first = seen.setdefault(key, row)
+        if first != row:
+            found.append((row, first))
+    return found
