@@ -52,7 +52,7 @@ def messages(settings):
         try:
             consumer.assign([TopicPartition(topic, p, low) for p, (low, _) in ranges.items()])
             while any(len(found[p]) < high - low for p, (low, high) in ranges.items()):
-                for message in consumer.consume(10_000, 5):
+                for message in consumer.consume(10_000, 0.1):
                     assert message.error() is None
                     found[message.partition()].append((message.key(), message.value()))
         finally:
