@@ -86,17 +86,16 @@ def arrivals(shop: Shop) -> Iterator[np.ndarray]:
     """All events and copies as EVENT rows, in order of arrival, in pieces of some ten thousand."""
     waiting = np.empty(0, EVENT)
     rng = np.random.default_rng([shop.seed, 1])
-    copies = 0.0
-    serial = 0
+    copies = serial = 0
     for rows in _in_time(shop):
         rows["serial"] = np.arange(serial, serial + len(rows))
         serial += len(rows)
         rows["time"] = shop.start + (rows["serial"] * shop.step).astype(np.int64)
         rows["arrival"] = rows["time"] + (rng.random(len(rows)) * shop.disorder * 1e6).astype(np.int64)
-        # Shares are carried over, so that a small one gives its due over many pieces.
-        copies += len(rows) * shop.duplicates
-        copied = rows[rng.choice(len(rows), min(len(rows), int(copies)), replace=False)]
-        copies -= len(copied)
+        # Of all events so far, not of this piece: a small share gives its due over many pieces.
+        due = min(len(rows), int(serial * shop.duplicates + 1e-6) - copies)
+        copied = rows[rng.choice(len(rows), due, replace=False)]
+        copies += due
         copied["copy"] = True
         copied["arrival"] += rng.integers(1, COPY_WITHIN, len(copied))
         waiting = np.concatenate([waiting, rows, copied])
