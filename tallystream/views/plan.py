@@ -25,7 +25,7 @@ def quote(name: str) -> str:
 class Part:
     """One column of the partial and of the state: how it is made, combined and upserted.
 
-    `s` is the stored value, `d` the delta's in `update`.
+    In `update` the stored row is `stored`, the delta's `excluded`, as in any upsert.
     """
 
     name: str
@@ -40,16 +40,18 @@ def parts_of(i: int, a: Aggregate) -> list[Part]:
     keep = f" FILTER (WHERE {a.condition})" if a.condition else ""
 
     def add(name: str, partial: str, zero: bool) -> Part:
-        plus = f"s.{name} + d.{name}"
+        old, new = f"stored.{name}", f"excluded.{name}"
+        plus = f"{old} + {new}"
         if not zero:
-            plus = f"CASE WHEN s.{name} IS NULL THEN d.{name} WHEN d.{name} IS NULL THEN s.{name} ELSE {plus} END"
+            plus = f"CASE WHEN {old} IS NULL THEN {new} WHEN {new} IS NULL THEN {old} ELSE {plus} END"
         cast = "BIGINT" if zero else None
         combine = f"CAST(sum({name}) AS {cast})" if cast else f"sum({name})"
         return Part(name, partial + keep, combine, plus)
 
     def best(name: str, partial: str, how: str) -> Part:
         sign = ">" if how == "max" else "<"
-        better = f"CASE WHEN s.{name} IS NULL OR d.{name} {sign} s.{name} THEN d.{name} ELSE s.{name} END"
+        old, new = f"stored.{name}", f"excluded.{name}"
+        better = f"CASE WHEN {old} IS NULL OR {new} {sign} {old} THEN {new} ELSE {old} END"
         return Part(name, partial, f"{how}({name})", better)
 
     if a.kind == "count":
@@ -156,10 +158,7 @@ class ViewPlan:
         packed = ", ".join(f"{k} := {k}" for k in keys) or "all_rows := true"
         columns = ["_key", *keys, *(p.name for p in self.parts)]
         typed = [f"CAST({c} AS {self.state_types[c]}) AS {c}" for c in columns[1:]]
-        updates = ", ".join(
-            f"{p.name} = {p.update.replace('s.' + p.name, 'stored.' + p.name).replace('d.' + p.name, 'excluded.' + p.name)}"
-            for p in self.parts
-        )
+        updates = ", ".join(f"{p.name} = {p.update}" for p in self.parts)
         return [
             f"INSERT INTO {self.state} AS stored ({', '.join(columns)}) "
             f"SELECT md5_number(CAST(to_json(struct_pack({packed})) AS VARCHAR)) AS _key, {', '.join(typed)} "
