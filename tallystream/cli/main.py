@@ -25,6 +25,10 @@ COMMANDS = {
     "broker": "The embedded broker: start, stop, status.",
     "produce": "Publish the events of a file.",
     "generate": "Publish the events of a synthetic shop.",
+    "redrive": "Put late events or dead letters back into the views, once.",
+    "archive": "Copy what was tallied to Parquet in the object store.",
+    "snapshot": "Data, offsets and views into the object store.",
+    "restore": "A snapshot becomes the warehouse of an empty TALLY_HOME.",
     "reset": "Accept that a log went back, and say from where to go on.",
 }
 

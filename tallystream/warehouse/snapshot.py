@@ -68,6 +68,23 @@ def snapshot(con: duckdb.DuckDBPyConnection, settings: Settings, store: Store, n
 
 
 @contextmanager
+def open_at_rest(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse read-only, where no stream runs; the caller holds the run lock.
+
+    Raises:
+        WarehouseError: another process holds the file, or it is no warehouse.
+    """
+    try:
+        con = duckdb.connect(str(settings.warehouse), read_only=True, config={"autoinstall_known_extensions": "false"})
+    except duckdb.Error as error:
+        raise WarehouseError(f"{settings.warehouse} cannot be read: {error}; nothing was changed") from error
+    try:
+        yield con
+    finally:
+        con.close()
+
+
+@contextmanager
 def _scratch(settings: Settings, name: str) -> Iterator[Path]:
     """A folder for one snapshot at a time; what a crash left of an earlier one is removed."""
     root = settings.root / "export"

@@ -1,0 +1,68 @@
+"""`tally redrive`: late events and dead letters go back into the views, once each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from tallystream import settings as environment
+from tallystream.errors import WarehouseError
+from tallystream.settings import Settings
+
+# Account -> what a person should know about the rows in it.
+MEANING = {
+    "applied": "in the views now",
+    "duplicate": "the event was in the views already",
+    "undecodable": "dead as before: no event of the contract",
+    "ahead": "dead as before: ahead of their own timestamp",
+    "waiting": "younger than the lateness: redrive again later, or when the stream is stopped",
+    "unproven": "neither log nor archive tells whether they are copies: left alone",
+}
+
+
+class Kind(StrEnum):
+    """Which rows."""
+
+    late = "late"
+    dead = "dead"
+
+
+def redrive(
+    kind: Annotated[Kind, typer.Argument(help="Rows of late_events or of dead_letters.")],
+    where: Annotated[
+        str | None, typer.Option(help="A condition over the table's columns, in SQL; all rows when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
+) -> None:
+    """Put late events or dead letters back into the views, exactly once, live or at rest.
+
+    Dead letters are decoded again: their schema may be known now. Copies of events that were applied stay out.
+    Windows that were final are amended. The rows stay where they are; ledger.redriven tells which are in the views.
+    """
+    s = environment.load()
+    if not s.warehouse.exists():
+        raise WarehouseError(f"there is no warehouse at {s.warehouse}, so nothing to redrive; `tally run` comes first")
+    done = _drive(s, {"kind": kind.value, "where": where})
+    if as_json:
+        typer.echo(json.dumps(done, indent=2))
+        return
+    for account, meaning in MEANING.items():
+        if done[account] or account == "applied":
+            typer.echo(f"{done[account]:>9,} {account:<12} {meaning}")
+
+
+def _drive(s: Settings, body: dict[str, Any]) -> dict[str, Any]:
+    # Imported here: the help of the command needs neither DuckDB nor librdkafka.
+    from tallystream.cli.control import ask_writer
+    from tallystream.cli.supervise import open_prepared, run_lock
+    from tallystream.warehouse.actions import recovery_actions
+
+    answer = ask_writer(s, "redrive", body)
+    if answer is not None:
+        return answer
+    with run_lock(s), open_prepared(s) as con:
+        return recovery_actions(con, s, contextlib.nullcontext(), live=False)["redrive"](body)

@@ -1,0 +1,44 @@
+"""What the admin API does for recovery while a stream runs: the same functions as at rest, on the writer's connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+from tallystream.errors import UsageError
+from tallystream.settings import Settings
+from tallystream.store.objects import open_store
+from tallystream.warehouse.archive_read import FullHistory
+from tallystream.warehouse.redrive import redrive
+from tallystream.warehouse.redriven import TABLES, Kind
+from tallystream.warehouse.snapshot import snapshot
+
+Action = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def recovery_actions(
+    con: duckdb.DuckDBPyConnection, settings: Settings, lock: AbstractContextManager[object], *, live: bool = True
+) -> dict[str, Action]:
+    """Actions by name: `snapshot` {} -> {"name"}, `redrive` {"kind", "where"} -> the numbers of a Summary.
+
+    `lock` is the one that the writer's commits hold: a redrive works on its connection between two of them. A
+    snapshot needs none, it has a cursor of its own.
+    """
+
+    def take_snapshot(_body: dict[str, Any]) -> dict[str, Any]:
+        return {"name": snapshot(con, settings, open_store(settings))}
+
+    def drive_again(body: dict[str, Any]) -> dict[str, Any]:
+        kind: Kind | None = next((k for k in TABLES if k == body.get("kind")), None)
+        if kind is None:
+            raise UsageError(f"say which rows to redrive: {' or '.join(TABLES)}, not {body.get('kind')}")
+        now = datetime.now(UTC).replace(tzinfo=None)
+        history = FullHistory(settings, open_store(settings))
+        return asdict(redrive(con, settings, kind, body.get("where"), now, history, lock, live))
+
+    return {"snapshot": take_snapshot, "redrive": drive_again}
