@@ -15,6 +15,7 @@ from tallystream.topics.encode import Encoder, wire_header
 from tallystream.topics.publish import Publisher
 from tallystream.topics.registry import open_registry
 from tallystream.topics.shop import Shop, arrivals, tables
+from tallystream.topics.wire import zigzag
 
 SLICE = 16_384  # events encoded at once: enough to vectorise, little enough to show progress
 NAP = 0.05  # seconds between two looks at the clock of a paced run
@@ -34,16 +35,16 @@ class Generated:
 
 
 def broken(value: bytes) -> tuple[bytes | None, ...]:
-    """A good message, broken in every way that the decoder has a name for."""
+    """A good message, broken in ways that the decoder tells apart: each is dead for a reason of its own."""
     return (
-        b"",
-        value[:3],
-        value[:-1],
-        value + b"\0",
+        value[:-1],  # truncated
+        value + b"\0",  # trailing bytes
         wire_header(UNKNOWN_SCHEMA) + value[5:],
-        value[:6] + b"\xff" + value[7:],
+        value[:6] + b"\xff" + value[7:],  # the event_id is no UTF-8
+        value[:5] + zigzag(-1) + value[6:],  # the event_id has a negative length
         b"\xffno event",
-        b'{"event_id": ',
+        b'{"event_id": ',  # cut JSON
+        b'{"event_id": "1"}',  # missing fields
         None,
     )
 
