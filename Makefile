@@ -30,6 +30,12 @@ dev: setup ## broker, synthetic shop and stream, until Ctrl-C
 test: setup ## all tests on the embedded broker
 	$(PY) -m pytest
 
+test-kafka: setup ## the broker's tests on Apache Kafka 4.3.1 (Java 17 and Maven; without them skipped, with the reason)
+	$(PY) -m pytest --broker kafka -m broker
+
+kafka: setup ## Apache Kafka 4.3.1 on a free port, until Ctrl-C
+	@exec $(PY) -m tests.servers .tally/kafka
+
 lint: setup ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
