@@ -63,28 +63,27 @@ def kafka_server(
 
 
 @pytest.fixture
-def broker(
-    kafka_server: servers.Kafka | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[servers.Broker]:
-    """The test's broker, without topics, and a TALLY_HOME of its own in the environment."""
-    with servers.home(tmp_path / "home", kafka_server) as made:
-        for name in [n for n in os.environ if n.startswith("TALLY_")]:
-            monkeypatch.delenv(name)
-        for name, value in servers.environment(made.settings).items():
-            monkeypatch.setenv(name, value)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A TALLY_HOME of its own, and no settings of the person who runs the tests; no broker: see `settings`."""
+    for name in [n for n in os.environ if n.startswith(("TALLY_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TALLY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def broker(kafka_server: servers.Kafka | None, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Broker]:
+    """The test's broker, without topics yet; processes that the test starts find it by the environment."""
+    with servers.broker_of(home, kafka_server) as made:
+        if made.settings.bootstrap_servers:
+            monkeypatch.setenv("TALLY_BOOTSTRAP_SERVERS", made.settings.bootstrap_servers)
         yield made
 
 
 @pytest.fixture
 def settings(broker: servers.Broker) -> Settings:
-    """The settings of the test's TALLY_HOME and broker, as subprocesses find them in the environment."""
+    """The settings of the test's TALLY_HOME and broker: the same that `load()` finds."""
     return broker.settings
-
-
-@pytest.fixture
-def home(settings: Settings) -> Path:
-    """The test's TALLY_HOME."""
-    return settings.root
 
 
 @pytest.fixture

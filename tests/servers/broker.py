@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,11 @@ class Broker:
         running = broker.status(self.settings)
         assert running is not None, "there is no broker to kill"
         os.kill(running.pid, signal.SIGKILL)
-        until(lambda: broker.status(self.settings) is None, "the killed broker is still there")
+        # Its threads may hold the port a moment longer than its first one is seen: it would get another one.
+        until(
+            lambda: broker.status(self.settings) is None and _free(running.bootstrap),
+            "the killed broker is still there",
+        )
 
     def restart(self) -> str:
         """Ends it in good order when it runs, and starts it on the same port with the same log; its address."""
@@ -82,10 +87,10 @@ class Broker:
 
 
 @contextmanager
-def home(folder: Path, server: Kafka | None) -> Iterator[Broker]:
-    """A TALLY_HOME with a broker whose topics are not there yet; `server` None: an embedded broker of its own.
+def broker_of(folder: Path, server: Kafka | None) -> Iterator[Broker]:
+    """The broker of a TALLY_HOME, without topics yet; `server` None: an embedded one of its own, ended after.
 
-    The environment is the caller's to set (`environment`): subprocesses find the broker by it.
+    For fixtures of a wider scope than `broker`'s; they take `kafka_server`, the session's.
     """
     settings = Settings(home=folder, bootstrap_servers=server.server.bootstrap if server else None)
     if server:
@@ -97,14 +102,6 @@ def home(folder: Path, server: Kafka | None) -> Iterator[Broker]:
             broker.stop(settings)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """What makes a process use these settings; every other TALLY_ variable must be unset."""
-    said = {"TALLY_HOME": str(settings.home)}
-    if settings.bootstrap_servers:
-        said["TALLY_BOOTSTRAP_SERVERS"] = settings.bootstrap_servers
-    return said
-
-
 def delete_topics(settings: Settings) -> None:
     """Removes both topics, and returns when they are gone: a test must not find another's events."""
     admin = client.admin(settings)
@@ -114,6 +111,15 @@ def delete_topics(settings: Settings) -> None:
     for done in admin.delete_topics(found, operation_timeout=PATIENCE).values():
         done.result(PATIENCE)
     until(lambda: not set(TOPICS) & set(admin.list_topics(timeout=PATIENCE).topics), "deleted topics are still there")
+
+
+def _free(address: str) -> bool:
+    host, port = address.split(":")
+    try:
+        with socket.create_server((host, int(port))):
+            return True
+    except OSError:
+        return False
 
 
 def until(true: Callable[[], bool], otherwise: str) -> None:
