@@ -18,9 +18,10 @@ from tallystream.failpoints import hit
 from tallystream.settings import Settings
 from tallystream.store.objects import MissingError, Store, sync
 from tallystream.store.seal import Key, SealError, key_from_environment
+from tallystream.warehouse import export
 from tallystream.warehouse.manifest import DamagedError, Found, Manifest, SealedError, catalog, path_of
 from tallystream.warehouse.schema import MIGRATIONS
-from tallystream.warehouse.snapshot import HERE, tables_of
+from tallystream.warehouse.snapshot import tables_of
 
 
 @dataclass(frozen=True)
@@ -147,32 +148,14 @@ def build(manifest: Manifest, files: Path, target: Path) -> None:
     """
     con = duckdb.connect(str(target), config={"autoinstall_known_extensions": "false"})
     try:
-        _define(con, (files / "schema.sql").read_text())
+        export.define(con, (files / "schema.sql").read_text())
         hit("restore.after_schema")
-        place = str(files).replace("'", "''")
-        con.execute("BEGIN")
-        con.execute((files / "load.sql").read_text().replace(f"'{HERE}/", f"'{place}/"))
-        con.execute("COMMIT")
+        export.load(con, files)
         _prove(con, manifest)
     except duckdb.Error as error:
         raise DamagedError(f"snapshot {manifest.name} could not be built: {error}") from None
     finally:
         con.close()
-
-
-def _define(con: duckdb.DuckDBPyConnection, script: str) -> None:
-    """Runs the exported definitions; EXPORT writes views by name, so one may come before what it reads."""
-    waiting = [s.query for s in con.extract_statements(script)]
-    while waiting:
-        left: list[str] = []
-        for statement in waiting:
-            try:
-                con.execute(statement)
-            except duckdb.CatalogException:
-                left.append(statement)
-        if len(left) == len(waiting):
-            con.execute(left[0])
-        waiting = left
 
 
 def _prove(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> None:

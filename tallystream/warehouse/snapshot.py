@@ -23,10 +23,9 @@ from tallystream.failpoints import hit
 from tallystream.settings import Settings
 from tallystream.store.objects import Store, digest_of
 from tallystream.store.seal import Key, key_from_environment
+from tallystream.warehouse import export
 from tallystream.warehouse.manifest import MANIFEST, File, Manifest, Table, new_name, path_of
 
-# Stands for the folder in load.sql: the paths of one machine mean nothing on another.
-HERE = "{here}"
 OFFSETS = """
     SELECT topic, partition, next_offset, epoch_us(max_event_time) AS max_event_time_us,
            consumed, applied, duplicate, late, dead, shed
@@ -111,9 +110,7 @@ def _export(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, Any]:
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         try:
             facts = _facts(cursor)
-            place = str(folder).replace("'", "''")
-            # EXPORT writes HUGEINT as text, where COPY would write DOUBLE and lose digits.
-            cursor.execute(f"EXPORT DATABASE '{place}' (FORMAT parquet, COMPRESSION zstd)")
+            export.write(cursor, folder)
         finally:
             cursor.execute("ROLLBACK")
     except duckdb.Error as error:
@@ -122,8 +119,6 @@ def _export(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, Any]:
         ) from error
     finally:
         cursor.close()
-    load = folder / "load.sql"
-    load.write_text(load.read_text().replace(f"'{place}/", f"'{HERE}/"))
     return facts
 
 
@@ -143,15 +138,10 @@ def _facts(cursor: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 def tables_of(con: duckdb.DuckDBPyConnection) -> list[Table]:
     """Every table of the database with its rows counted and hashed; equal tables have equal ones."""
-    names = con.execute(
-        "SELECT schema_name, table_name FROM duckdb_tables() "
-        "WHERE database_name = current_database() AND NOT internal AND NOT temporary ORDER BY ALL"
-    ).fetchall()
     found = []
-    for schema, name in names:
-        quoted = '"' + name.replace('"', '""') + '"'
+    for schema, name in export.tables(con):
         row = con.execute(
-            f'SELECT count(*), coalesce(sum(hash("_row")::HUGEINT), 0)::VARCHAR FROM "{schema}".{quoted} AS "_row"'
+            f'SELECT count(*), coalesce(sum(hash("_row")::HUGEINT), 0)::VARCHAR FROM {export.quote(schema)}.{export.quote(name)} AS "_row"'
         ).fetchone()
         assert row is not None
         found.append(Table(schema, name, int(row[0]), str(row[1])))

@@ -145,8 +145,8 @@ def borrow(store, name):
 
 DAMAGES = {
     "missing file": (
-        lambda s, n: s.delete([path_of(n, "late_events.parquet")]),
-        "the file late_events.parquet is missing",
+        lambda s, n: s.delete([path_of(n, "main_late_events.parquet")]),
+        "the file main_late_events.parquet is missing",
     ),
     "half-written": (lambda s, n: s.delete([path_of(n, MANIFEST)]), "half-written: it has no manifest"),
     "flipped bit": (flip, "was changed after it was written"),
@@ -253,7 +253,7 @@ def test_a_changed_sealed_file_does_not_open_even_with_its_checksum(folder_store
     settings.warehouse.unlink()
     # Two files exchanged whole, and a manifest that agrees: only the name inside the seal tells.
     (found,) = catalog(folder_store, Key(b"\xab" * 32))
-    a, b = (path_of(name, f) for f in ("late_events.parquet", "dead_letters.parquet"))
+    a, b = (path_of(name, f) for f in ("main_late_events.parquet", "main_dead_letters.parquet"))
     one, two = folder_store.get(a), folder_store.get(b)
     folder_store.put(a, two)
     folder_store.put(b, one)
@@ -262,9 +262,10 @@ def test_a_changed_sealed_file_does_not_open_even_with_its_checksum(folder_store
         type(f)(f.path, sums[other].size, sums[other].sha256)
         for f in found.manifest.files
         for other in [
-            {"late_events.parquet": "dead_letters.parquet", "dead_letters.parquet": "late_events.parquet"}.get(
-                f.path, f.path
-            )
+            {
+                "main_late_events.parquet": "main_dead_letters.parquet",
+                "main_dead_letters.parquet": "main_late_events.parquet",
+            }.get(f.path, f.path)
         ]
     ]
     folder_store.put(
