@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import bytewax.operators as op
-from bytewax.dataflow import Dataflow, KeyedStream, Stream
+from bytewax.dataflow import Dataflow
+from bytewax.operators import KeyedStream, Stream
 
 from tallystream.job import Job, Work
 from dataflows.source import TopicSource

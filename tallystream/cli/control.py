@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
 import httpx
 
 from tallystream.errors import TallyError, UsageError, WarehouseError
 from tallystream.settings import Settings
+from tallystream.warehouse.read import live_address
 
 # A snapshot of a large warehouse to a far store takes its time; a writer that died is noticed at once.
 TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
@@ -22,10 +21,8 @@ def ask_writer(settings: Settings, action: str, body: dict[str, Any]) -> dict[st
         TallyError: the writer refused, in its own words.
         WarehouseError: it died or fell silent while it was at work; running the command again is safe.
     """
-    try:
-        found = json.loads((settings.run_dir / "live.json").read_text())
-        os.kill(int(found["pid"]), 0)
-    except (OSError, ValueError, KeyError):
+    found = live_address(settings)
+    if found is None:
         return None
     try:
         answer = httpx.post(

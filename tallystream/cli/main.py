@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
+from tallystream import __version__
 from tallystream.errors import TallyError
 
 # Command -> the module with its function or Typer app of the same name, and the line `--help` shows.
@@ -33,40 +34,54 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(TyperGroup):
     """A group whose commands are imported on use."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """All commands, in the order of a day's work."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         """Imports the command's module; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         found: Any = getattr(importlib.import_module(f"tallystream.cli.{cmd_name}"), cmd_name)
-        if isinstance(found, typer.Typer):
-            return typer.main.get_command(found)
-        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        app.command(name=cmd_name)(found)
-        return typer.main.get_command(app)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list for `--help`, without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        if not isinstance(found, typer.Typer):
+            app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            app.command(name=cmd_name)(found)
+            found = app
+        command = typer.main.get_command(found)
+        command.name, command.short_help = cmd_name, COMMANDS[cmd_name]
+        return command
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="tallystream", prog_name="tally")
-def tally() -> None:
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tally {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tally(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")] = False,
+) -> None:
     """Every event is tallied exactly once, and everyone can check the books."""
 
 
 def main() -> None:
     """The entry point: errors of ours become one line on stderr and their exit code."""
     try:
-        tally(standalone_mode=True)
+        app()
     except TallyError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_plain(error)}")
         sys.exit(error.exit_code)

@@ -25,7 +25,7 @@ from tallystream.topics.columns import conform, fits
 from tallystream.topics.contracts import Contract
 from tallystream.topics.letters import LAST_TIME
 from tallystream.topics.wire import HEADER, Dead, zigzag
-from tallystream.topics.writer_schema import plain, time_unit, vectorisable
+from tallystream.topics.writer_schema import countless, only, plain, time_unit, vectorisable
 
 # Events in one call: with the tail appended they stay in the cache (2 MB). All at once took 1.5 times as long.
 CHUNK = 4096
@@ -67,10 +67,14 @@ class AvroReader:
         headed = [*HEAD_FIELDS, *bare["fields"]]
         self._untailed = json.dumps({**bare, "fields": headed})
         self._tailed = json.dumps({**bare, "fields": [*headed, {"name": TAIL, "type": "long"}]})
-        self._vectorised = vectorisable(bare)
-        if not self._vectorised:
+        if countless(bare):
+            self._fault = ("incompatible_schema", "the writer's schema has an array of items that take no bytes")
             return
-        have = pyruhvro.deserialize_array([], self._tailed).schema
+        self._vectorised = vectorisable(bare)
+        wanted = only(bare, pa.struct(list(self._wanted.arrow)))
+        if not vectorisable(wanted):
+            return  # each event then shows whether its values fit
+        have = pyruhvro.deserialize_array([], json.dumps(wanted)).schema
         for field in self._wanted.arrow:
             if field.name in theirs and not fits(have.field(field.name).type, field.type):
                 self._fault = ("incompatible_schema", f"the writer's {field.name} is a {have.field(field.name).type}")

@@ -17,7 +17,7 @@ from tallystream.topics import broker
 TIMEOUT = 20.0  # seconds for one request to the broker
 # Logs of the embedded broker are the only copy: nothing is ever removed from them.
 NO_TOPIC_ID = "A" * 22  # sixteen zero bytes: what a broker without topic ids answers
-EMBEDDED_TOPIC = {"retention.ms": "-1", "retention.bytes": "-1"}
+EMBEDDED_TOPIC = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": "104857600"}
 
 
 def kafka_config(settings: Settings) -> dict[str, Any]:

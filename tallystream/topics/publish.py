@@ -23,6 +23,8 @@ PRODUCER: dict[str, Any] = {
     "queue.buffering.max.messages": "400000",
     "queue.buffering.max.kbytes": str(256 << 10),
     "compression.type": "none",
+    # The broker says what is too large, not a default of the client.
+    "message.max.bytes": "1000000000",
     "message.timeout.ms": "120000",
     # Only failures call back into Python: a callback for each success would halve the rate.
     "delivery.report.only.error": True,

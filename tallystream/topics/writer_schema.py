@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 PRIMITIVES = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
 # Microseconds in one unit of a time; a long without a logical type is read as the contract says: microseconds.
 TIME_UNITS = {None: 1, "timestamp-micros": 1, "timestamp-millis": 1000}
@@ -29,13 +31,49 @@ def plain(avro: Any) -> Any:
 
 
 def vectorisable(avro: Any) -> bool:
-    """Whether pyruhvro takes a plain schema: it panics on `fixed`, and a reference could be recursive."""
+    """Whether pyruhvro takes a plain schema; `fastavro` reads the others.
+
+    It panics on `bytes` and `fixed` (and the panic writes to the user's terminal before it can be caught), refuses
+    records without fields and maps to null, and a reference could be recursive.
+    """
     if isinstance(avro, str):
-        return avro in PRIMITIVES
+        return avro in PRIMITIVES - {"bytes"}
     if isinstance(avro, list):
         return all(vectorisable(kind) for kind in avro)
-    parts = [f["type"] for f in avro.get("fields", [])] + [avro[k] for k in ("items", "values") if k in avro]
-    return avro["type"] != "fixed" and all(vectorisable(part) for part in parts)
+    if avro["type"] == "fixed" or avro.get("fields") == [] or avro.get("values") == "null":
+        return False
+    return all(vectorisable(part) for part in _parts(avro))
+
+
+def countless(avro: Any) -> bool:
+    """Whether an array has items without bytes: nine bytes could then claim 2**62 of them, and reading would not end."""
+    if isinstance(avro, str):
+        return False
+    if isinstance(avro, list):
+        return any(countless(kind) for kind in avro)
+    return _bodiless(avro.get("items", "long")) or any(countless(part) for part in _parts(avro))
+
+
+def only(avro: Any, want: pa.DataType) -> Any:
+    """The schema of what `want` keeps: records without the fields that it does not name, at any depth."""
+    if isinstance(avro, list):
+        return [only(kind, want) for kind in avro]
+    if isinstance(avro, dict) and avro["type"] == "array" and pa.types.is_list(want):
+        return {**avro, "items": only(avro["items"], want.value_type)}
+    if isinstance(avro, dict) and avro["type"] == "record" and pa.types.is_struct(want):
+        kept = [f for f in avro["fields"] if want.get_field_index(f["name"]) >= 0]
+        return {**avro, "fields": [{**f, "type": only(f["type"], want.field(f["name"]).type)} for f in kept]}
+    return avro
+
+
+def _parts(avro: dict[str, Any]) -> list[Any]:
+    return [f["type"] for f in avro.get("fields", [])] + [avro[k] for k in ("items", "values") if k in avro]
+
+
+def _bodiless(avro: Any) -> bool:
+    if isinstance(avro, dict) and avro["type"] == "record":
+        return all(_bodiless(f["type"]) for f in avro["fields"])
+    return bool(avro == "null" or (isinstance(avro, dict) and avro.get("size") == 0))
 
 
 def time_unit(avro: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from math import gcd
 from pathlib import Path
 
@@ -165,13 +166,17 @@ def _one_select(path: Path, sql: str, refuse: Refusal) -> exp.Select:
 
 
 def _refuse_volatile(select: exp.Select, refuse: Refusal) -> None:
-    con = duckdb.connect()
-    rows = con.execute("SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE stability <> 'CONSISTENT'").fetchall()
-    con.close()
-    volatile = {row[0] for row in rows} | {"current_timestamp", "localtimestamp", "current_time", "localtime", "current_user", "getenv", "current_setting", "getvariable"}
+    volatile = _functions("stability <> 'CONSISTENT'") | {"current_timestamp", "localtimestamp", "current_time", "localtime", "current_user", "getenv", "current_setting", "getvariable"}
     for name in _names(select):
         if name.lower() in volatile:
             raise refuse(name, "gives another answer each time it is asked", "use a column of the event, such as event_time")
+
+
+@cache
+def _functions(condition: str) -> frozenset[str]:
+    with duckdb.connect() as con:
+        rows = con.execute(f"SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE {condition}").fetchall()
+    return frozenset(row[0] for row in rows)
 
 
 def _names(select: exp.Select) -> Iterator[str]:
@@ -262,12 +267,7 @@ def _items(
 
 
 def _is_aggregate(body: exp.Expression) -> bool:
-    con = duckdb.connect()
-    try:
-        rows = con.execute("SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type = 'aggregate'").fetchall()
-    finally:
-        con.close()
-    known = {row[0] for row in rows}
+    known = _functions("function_type = 'aggregate'")
     return any(isinstance(n, exp.Anonymous) and n.name.lower() in known for n in body.find_all(exp.Anonymous))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,6 +16,7 @@ from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
 from tallystream.topics.batch import Delta
 from tallystream.views.plan import ViewPlan
+from tallystream.warehouse.actions import recovery_actions
 from tallystream.warehouse.commit import Committer
 from tallystream.warehouse.extensions import open_writer_connection
 from tallystream.warehouse.metrics import Metrics
@@ -37,6 +39,8 @@ class Writer:
         self._last_commit: tuple[int, float] | None = None
         self._positions: dict[str, int] = {}
         self._committer: Committer | None = None
+        # Held by a commit, and by an action between two of them that writes on the same connection.
+        self._lock = threading.Lock()
 
     def open(self) -> None:
         """Opens the file and serves it.
@@ -50,7 +54,8 @@ class Writer:
         positions = con.execute("SELECT topic || '/' || partition, next_offset FROM ledger.offsets").fetchall()
         self._positions = dict(positions)
         self._committer = Committer(con, self._plans, s.lateness * 1_000_000, s.horizon * 1_000_000)
-        server = LiveServer(con, s, health=self.health, registry=self._metrics.registry)
+        actions = recovery_actions(con, s, self._lock)
+        server = LiveServer(con, s, health=self.health, registry=self._metrics.registry, actions=actions)
         server.start()
         self._stack.callback(server.stop)
 
@@ -59,7 +64,8 @@ class Writer:
         if self._committer is None:
             raise WarehouseError("the writer is not open")
         began = time.perf_counter()
-        number = self._committer.commit(deltas, now)
+        with self._lock:
+            number = self._committer.commit(deltas, now)
         self._metrics.committed(deltas, time.perf_counter() - began)
         self._positions.update({f"{d.topic}/{d.partition}": d.next for d in deltas if not d.building})
         self._last_commit = number, time.monotonic()

@@ -1,0 +1,95 @@
+"""The writer's DuckDB connection: extensions loaded from installed packages, then locked down."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import duckdb
+
+from tallystream.errors import WarehouseError
+from tallystream.warehouse.guard import authorize
+
+OFFLINE: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+# Quack's server takes its random session ids from httpfs's OpenSSL, its client sends through httpfs.
+LIVE_EXTENSIONS = ("httpfs", "quack")
+LOCK_WAIT = 5.0  # seconds: a reader at rest holds the file for one query, a writer that ends for its last checkpoint
+
+
+@cache
+def extension_path(name: str) -> Path:
+    """The extension's binary in the package duckdb-extension-NAME; nothing is downloaded, ever.
+
+    Raises:
+        WarehouseError: it is not installed, or not for this DuckDB.
+    """
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    if spec is None or spec.origin is None:
+        raise WarehouseError(f"the package duckdb-extension-{name} is not installed; run `make setup`")
+    path = Path(spec.origin).parent / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    if not path.is_file():
+        raise WarehouseError(f"duckdb-extension-{name} is not for DuckDB {duckdb.__version__}; run `make setup`")
+    return path
+
+
+def load_extensions(con: duckdb.DuckDBPyConnection) -> None:
+    """LOADs what Quack needs, by path."""
+    for name in LIVE_EXTENSIONS:
+        con.execute(f"LOAD {quoted(str(extension_path(name)))}")
+
+
+def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.DuckDBPyConnection:
+    """Opens the file for writing, ready to be served, with no way out but `allowed_dirs` (for EXPORT).
+
+    The order matters: LOAD and SET are impossible after the last lines, and a SELECT that someone sends could
+    read any file before them.
+
+    Raises:
+        duckdb.IOException: another process holds the file for longer than a query takes, or it is no database.
+        WarehouseError: an extension is missing.
+    """
+    for name in LIVE_EXTENSIONS:
+        extension_path(name)
+    con = _connect(path)
+    try:
+        load_extensions(con)
+        con.create_function(
+            "tally_authorize", authorize, ["VARCHAR", "VARCHAR"], "VARCHAR", null_handling="special", side_effects=True
+        )
+        con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
+        con.execute("SET GLOBAL TimeZone = 'UTC'")
+        lock_down(con, allowed_dirs)
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def lock_down(con: duckdb.DuckDBPyConnection, allowed_dirs: Sequence[Path]) -> None:
+    """No files, network or Python variables from SQL any more, and no way to change that."""
+    con.execute(f"SET allowed_directories = [{', '.join(quoted(str(d)) for d in allowed_dirs)}]")
+    con.execute("SET python_enable_replacements = false")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+
+
+def quoted(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            return duckdb.connect(str(path), config=OFFLINE)
+        except duckdb.IOException as error:
+            if "lock" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
