@@ -42,5 +42,5 @@ lint: setup ## style and types
 	.venv/bin/mypy
 
 lock: ## renew the lock (needs uv)
-	uv pip compile pyproject.toml --extra embedded --extra test --extra lint --extra build --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra embedded --extra control --extra test --extra lint --extra build --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header -q -o requirements/all.txt
