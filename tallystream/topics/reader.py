@@ -7,6 +7,7 @@ queue back-off, take 2.1-2.4 M events/s; librdkafka's defaults 150-530 k.
 from __future__ import annotations
 
 import time
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tallystream.topics.batch import RawBatch
 GATHER = 500  # messages a call: larger ones stall the fetcher behind one long hand-over
 MAX_MESSAGES = 65_536  # messages a batch: large enough to vectorise, small enough to interleave partitions
 REST = 0.02  # seconds without a fetch at the end of the log: the embedded broker answers empty fetches at once, thousands a second
+MILLISECONDS = itemgetter(1)  # of Message.timestamp(): (kind, ms), -1 when it has none
 SILENCE = 3.0  # seconds without a word of the partition, after which the broker is asked whether it has it
 MAX_BYTES = 32 << 20  # bytes a batch: ten-megabyte messages must not pile up by count
 CONSUMER = {
@@ -34,6 +36,44 @@ CONSUMER = {
     "queued.min.messages": "200000",
     "check.crcs": "true",
 }
+
+
+class Gathered:
+    """What a batch needs of its messages, in columns: the message objects themselves are dropped at once.
+
+    Kept until the batch is full they cost twice the time, most of it in Python's garbage collector.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[bytes | None] = []
+        self.keys: list[bytes | None] = []
+        self.stamps: list[int] = []
+        self.size = 0
+        self._offsets: list[np.ndarray] = []
+
+    def add(self, got: list[Message]) -> int:
+        """Takes messages in log order; returns the offset after them."""
+        values = list(map(Message.value, got))
+        self.values += values
+        self.keys += map(Message.key, got)
+        self.stamps += map(MILLISECONDS, map(Message.timestamp, got))
+        # A None value is a tombstone; its length is that of nothing.
+        self.size += sum(map(len, filter(None, values)))
+        first, last, n = got[0].offset(), got[-1].offset(), len(got)
+        contiguous = last - first + 1 == n
+        self._offsets.append(np.arange(first, last + 1) if contiguous else np.fromiter(map(Message.offset, got), np.int64, n))
+        return int(last + 1)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64, ascending, with gaps where the log holds no event."""
+        return np.concatenate(self._offsets) if self._offsets else np.empty(0, np.int64)
+
+    def cut(self, stop: int) -> None:
+        """Drops what lies at `stop` or beyond."""
+        kept = int(np.searchsorted(self.offsets, stop))
+        self._offsets = [self.offsets[:kept]]
+        del self.values[kept:], self.keys[kept:], self.stamps[kept:]
 
 
 class PartitionReader:
@@ -70,30 +110,32 @@ class PartitionReader:
             self._consumer.resume([TopicPartition(self.topic, self.partition)])
             self._resting = None
         stop = min((n for n in (self.until, stop_at) if n is not None), default=None)
-        messages: list[Message] = []
-        size, after = 0, self.position
-        while len(messages) < MAX_MESSAGES and size < MAX_BYTES and (stop is None or after < stop):
+        found = Gathered()
+        after = self.position
+        while len(found.values) < MAX_MESSAGES and found.size < MAX_BYTES and (stop is None or after < stop):
             got = self._consumer.consume(GATHER, 0.0005)
             if not got:
                 self._ask_whether_it_exists()
                 break
             self._ask_at = None
-            good = [m for m in got if m.error() is None]
-            if len(good) < len(got):
-                after = max(after, self._end_or_raise([m for m in got if m.error() is not None]))
-            if good:
-                messages += good
-                size += sum(map(len, good))
-                after = max(after, good[-1].offset() + 1)
+            errors = [m for m in got if m.error() is not None]
+            if errors:
+                after = max(after, self._end_or_raise(errors))
+                got = [m for m in got if m.error() is None]
+            if got:
+                after = max(after, found.add(got))
             if self._resting is not None:
                 break
         if stop is not None and after > stop:
-            messages = self._give_back(messages, stop)
+            found.cut(stop)
+            self._give_back(stop)
             after = stop
         if after == self.position:
             return None
         first, self.position = self.position, after
-        return self._batch(first, messages)
+        return RawBatch(
+            self.topic, self.partition, first, after, found.offsets, np.array(found.stamps, np.int64), found.keys, found.values
+        )
 
     def _end_or_raise(self, errors: list[Message]) -> int:
         """The position at the end of the partition; every other error is raised."""
@@ -124,29 +166,10 @@ class PartitionReader:
         self._consumer.pause([TopicPartition(self.topic, self.partition)])
         self._resting = time.monotonic() + REST
 
-    def _give_back(self, messages: list[Message], stop: int) -> list[Message]:
-        """Drops what lies at `stop` or beyond and seeks there, so that the next read begins with it."""
-        kept = [m for m in messages if m.offset() < stop]
+    def _give_back(self, stop: int) -> None:
+        """Seeks to `stop`, so that the next read begins with it."""
         if self.until is None or stop < self.until:
             self._consumer.assign([TopicPartition(self.topic, self.partition, stop)])
-        return kept
-
-    def _batch(self, first: int, messages: list[Message]) -> RawBatch:
-        n = len(messages)
-        if n and messages[-1].offset() - messages[0].offset() + 1 == n:
-            offsets = np.arange(messages[0].offset(), messages[0].offset() + n, dtype=np.int64)
-        else:
-            offsets = np.fromiter((m.offset() for m in messages), np.int64, n)
-        return RawBatch(
-            self.topic,
-            self.partition,
-            first,
-            self.position,
-            offsets,
-            np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
-            [m.key() for m in messages],
-            [m.value() for m in messages],
-        )
 
     def close(self) -> None:
         """Leaves the broker."""
