@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from tallystream import settings as environment
-from tallystream.errors import WarehouseError
 
 
 def archive(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False) -> None:
@@ -20,20 +19,12 @@ def archive(as_json: Annotated[bool, typer.Option("--json", help="Machine-readab
     """
     # Imported here: the help of the command needs neither DuckDB nor librdkafka.
     from tallystream.store.objects import open_store
-    from tallystream.warehouse.archive import TARGETS, Target
-    from tallystream.warehouse.archive import archive as copy
     from tallystream.warehouse.archive_merge import merge_archive
-    from tallystream.warehouse.read import open_reader
+    from tallystream.warehouse.operate import archive_committed
 
     s = environment.load()
-    if not s.warehouse.exists():
-        raise WarehouseError(
-            f"there is no warehouse at {s.warehouse}: only what was tallied is archived; `tally run` comes first"
-        )
-    with open_reader(s) as reader:
-        _, _, rows = reader.rows(TARGETS)
     store = open_store(s)
-    done = copy(s, store, [Target(*row) for row in rows])
+    done = archive_committed(s, store)
     merged = merge_archive(s, store)
     for topic, partition, first, after in done.lost:
         typer.echo(

@@ -11,11 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tallystream import settings as environment
-from tallystream.errors import WarehouseError
-from tallystream.settings import Settings
 
 if TYPE_CHECKING:
-    from tallystream.store.objects import Store
     from tallystream.warehouse.manifest import Found
 
 
@@ -35,33 +32,20 @@ def snapshot(
     from tallystream.store.objects import open_store
     from tallystream.store.seal import key_from_environment
     from tallystream.warehouse.manifest import catalog, expire
+    from tallystream.warehouse.operate import take_snapshot
 
     s = environment.load()
     store, key = open_store(s), key_from_environment()
     if show:
         _show([_told(found) for found in catalog(store, key)], as_json)
         return
-    name = _take(s, store)
+    name = take_snapshot(s, store)
     gone = [] if keep_last is None else expire(store, keep_last, keep_days, datetime.now(UTC).replace(tzinfo=None), key)
     if as_json:
         told = next(_told(found) for found in catalog(store, key) if found.name == name)
         typer.echo(json.dumps({**told, "store": store.url, "expired": gone}, indent=2))
     else:
         typer.echo(name)
-
-
-def _take(s: Settings, store: Store) -> str:
-    from tallystream.cli.control import ask_writer
-    from tallystream.cli.supervise import run_lock
-    from tallystream.warehouse.snapshot import open_at_rest, snapshot
-
-    if not s.warehouse.exists():
-        raise WarehouseError(f"there is no warehouse at {s.warehouse} to take a snapshot of; `tally run` makes one")
-    answer = ask_writer(s, "snapshot", {})
-    if answer is not None:
-        return str(answer["name"])
-    with run_lock(s), open_at_rest(s) as con:
-        return snapshot(con, s, store)
 
 
 def _told(found: Found) -> dict[str, Any]:

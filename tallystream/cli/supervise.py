@@ -6,7 +6,6 @@ die together. What each must know goes through a job file: only the first opens 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
@@ -14,31 +13,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
-import duckdb
 from rich.console import Console
 
 from tallystream.cli.progress import Progress
-from tallystream.errors import WarehouseError
 from tallystream.job import Job
 from tallystream.settings import TOPICS, Settings
 from tallystream.topics.client import kafka_config, topic_logs
 from tallystream.views.loader import load_views
+from tallystream.warehouse.control import open_prepared, run_lock
 from tallystream.warehouse.prepare import PartitionStart, TopicLog, prepare
-from tallystream.warehouse.schema import migrate
-from tallystream.warehouse.writer import open_warehouse
+
+__all__ = ["Supervisor", "open_prepared", "run_lock"]
 
 RESTARTS = 5  # in a row, each without a commit: then the fault is not a passing one
 BACKOFF = 0.5  # seconds, doubled at each restart in a row
 GRACE = 30.0  # seconds for a last commit before SIGKILL
-LOCK_WAIT = 3.0  # seconds: the processes of a killed supervisor need a moment to die
 HEALTHY = 60.0  # a run that lived as long begins to count anew
 
 
@@ -160,38 +154,3 @@ def free_addresses(n: int) -> list[str]:
     finally:
         for s in sockets:
             s.close()
-
-
-@contextmanager
-def open_prepared(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The warehouse, migrated, for the short time before the writer process opens it."""
-    con = open_warehouse(settings)
-    try:
-        migrate(con)
-        yield con
-    finally:
-        con.close()
-
-
-@contextmanager
-def run_lock(settings: Settings) -> Iterator[IO[str]]:
-    """One stream a TALLY_HOME.
-
-    Raises:
-        WarehouseError: another `tally run` holds it.
-    """
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.run_dir / "run.lock").open("a+") as file:
-        deadline = time.monotonic() + LOCK_WAIT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise WarehouseError(f"a stream already runs on {settings.root}; see `tally status`, or stop it") from None
-                time.sleep(0.05)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file

@@ -1,0 +1,96 @@
+"""One way to act on a warehouse, whether a stream runs or not: ask its writer, or hold the run lock and do it here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import duckdb
+import httpx
+
+from tallystream.errors import TallyError, UsageError, WarehouseError
+from tallystream.settings import Settings
+from tallystream.warehouse.read import live_address
+from tallystream.warehouse.schema import migrate
+from tallystream.warehouse.writer import open_warehouse
+
+LOCK_WAIT = 3.0  # seconds: the processes of a killed supervisor need a moment to die
+# A snapshot of a large warehouse to a far store takes its time; a writer that died is noticed at once.
+TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
+
+
+def ask_writer(settings: Settings, action: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """The writer's answer; None when no stream runs on this TALLY_HOME.
+
+    Raises:
+        TallyError: the writer refused, in its own words.
+        WarehouseError: it died or fell silent while it was at work; running the command again is safe.
+    """
+    found = live_address(settings)
+    if found is None:
+        return None
+    try:
+        answer = httpx.post(
+            f"{found['admin']}/actions/{action}",
+            json=body,
+            headers={"Authorization": f"Bearer {found['token']}"},
+            timeout=TIMEOUT,
+        )
+    except httpx.ConnectError:
+        return None
+    except httpx.HTTPError as error:
+        raise WarehouseError(
+            f"the running stream did not finish the {action}: {type(error).__name__}; see `tally status`, then run this again"
+        ) from None
+    if answer.is_success:
+        done: dict[str, Any] = answer.json()
+        return done
+    raise (UsageError if answer.status_code == 400 else TallyError)(_told(answer, action))
+
+
+def _told(answer: httpx.Response, action: str) -> str:
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"the running stream answered the {action} with {answer.status_code}: {answer.text[:300]}"
+
+
+@contextmanager
+def open_prepared(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse, migrated, for the short time before the writer process opens it."""
+    con = open_warehouse(settings)
+    try:
+        migrate(con)
+        yield con
+    finally:
+        con.close()
+
+
+@contextmanager
+def run_lock(settings: Settings) -> Iterator[IO[str]]:
+    """One stream a TALLY_HOME.
+
+    Raises:
+        WarehouseError: another `tally run` holds it.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.run_dir / "run.lock").open("a+") as file:
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise WarehouseError(
+                        f"a stream already runs on {settings.root}; see `tally status`, or stop it"
+                    ) from None
+                time.sleep(0.05)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file

@@ -1,0 +1,44 @@
+"""What commands and jobs do alike: a snapshot, the archive's next files; live or at rest."""
+
+from __future__ import annotations
+
+from tallystream.errors import WarehouseError
+from tallystream.settings import Settings
+from tallystream.store.objects import Store
+from tallystream.warehouse.archive import TARGETS, Archived, Target, archive
+from tallystream.warehouse.control import ask_writer, run_lock
+from tallystream.warehouse.read import open_reader
+from tallystream.warehouse.snapshot import open_at_rest, snapshot
+
+
+def take_snapshot(settings: Settings, store: Store) -> str:
+    """Takes a snapshot by the writer of the running stream, or of the file at rest; returns its name.
+
+    Raises:
+        WarehouseError: there is no warehouse, or another snapshot is being taken; nothing was stored as a snapshot.
+        StoreError: the object store refused; what it holds of this one has no manifest and is never restored.
+    """
+    if not settings.warehouse.exists():
+        raise WarehouseError(
+            f"there is no warehouse at {settings.warehouse} to take a snapshot of; `tally run` makes one"
+        )
+    answer = ask_writer(settings, "snapshot", {})
+    if answer is not None:
+        return str(answer["name"])
+    with run_lock(settings), open_at_rest(settings) as con:
+        return snapshot(con, settings, store)
+
+
+def archive_committed(settings: Settings, store: Store) -> Archived:
+    """Copies the log up to the committed offsets into the archive; see `archive`.
+
+    Raises:
+        WarehouseError: there is no warehouse, another archiver is at work, or an index is damaged.
+    """
+    if not settings.warehouse.exists():
+        raise WarehouseError(
+            f"there is no warehouse at {settings.warehouse}: only what was tallied is archived; `tally run` comes first"
+        )
+    with open_reader(settings) as reader:
+        _, _, rows = reader.rows(TARGETS)
+    return archive(settings, store, [Target(*row) for row in rows])
