@@ -17,6 +17,7 @@ from bytewax.run import cli_main
 from dataflows import stop
 from tallystream.job import Job
 from dataflows.shop import shop
+from dataflows.sink import FAILED
 from tallystream.errors import TallyError
 
 
@@ -34,6 +35,8 @@ def main(args: list[str]) -> int:
             addresses=addresses if len(addresses) > 1 else None,
             epoch_interval=timedelta(milliseconds=job.settings.epoch_ms),
         )
+        if FAILED:
+            raise FAILED[0]
     except BaseException as error:
         told = _told(error)
         if told is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -14,15 +15,23 @@ from tallystream.topics.batch import Delta
 from tallystream.topics.mirror import OffsetMirror
 from tallystream.warehouse.writer import Writer
 
+FAILED: list[BaseException] = []  # the last commit, when it failed after the flow's end
+
 
 class WarehousePartition(StatefulSinkPartition[Delta, None]):
-    """The one writer: owns the DuckDB file while the flow runs, and serves it to readers."""
+    """The one writer: owns the DuckDB file while the flow runs, and serves it to readers.
+
+    A commit runs beside the next epoch's reading and decoding, one at a time and in order. What an epoch
+    has read counts when its commit is in the file, whatever Bytewax thinks of the epoch meanwhile.
+    """
 
     def __init__(self, job: Job):
         self._deltas: list[Delta] = []
         self._mirror = OffsetMirror(job.kafka)
         self._writer = Writer(job.settings, job.plans)
         self._writer.open()
+        self._committing = ThreadPoolExecutor(1, "tally-commit")
+        self._commit: Future[None] | None = None
 
     def write_batch(self, values: list[Delta]) -> None:
         """Keeps the Deltas for the commit."""
@@ -30,21 +39,40 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         hit("sink.write_batch")
 
     def snapshot(self) -> None:
-        """The epoch barrier: commit, then mirror the offsets for lag tools."""
+        """The epoch barrier: hands over to the commit, after the one before it has ended.
+
+        Raises:
+            TallyError: the commit before this one failed; it was rolled back, and nothing of this one is tried.
+        """
+        if self._commit is not None and (self._deltas or self._commit.done()):
+            self._commit.result()
+            self._commit = None
         if not self._deltas:
             return
         deltas, self._deltas = self._deltas, []
+        self._commit = self._committing.submit(self._commit_and_mirror, deltas)
+
+    def _commit_and_mirror(self, deltas: list[Delta]) -> None:
         self._writer.commit(deltas, datetime.now(UTC).replace(tzinfo=None))
         hit("mirror.before")
         self._mirror.send({(d.topic, d.partition): d.next for d in deltas if not d.building})
         hit("mirror.after")
 
     def close(self) -> None:
-        """Lets go of the file; never commits: Bytewax calls this with writes that no epoch holds."""
+        """Waits for the commit under way and lets go of the file.
+
+        It begins none: Bytewax calls this with writes that no epoch holds. A commit that failed here is kept
+        for `main` in `FAILED`, for Bytewax drops what `close` raises.
+        """
         self._deltas = []
         with contextlib.ExitStack() as stack:
             stack.callback(self._mirror.close)
             stack.callback(self._writer.close)
+            stack.callback(self._committing.shutdown)
+            if self._commit is not None:
+                error = self._commit.exception()
+                if error is not None:
+                    FAILED.append(error)
 
 
 class WarehouseSink(FixedPartitionedSink[Delta, None]):

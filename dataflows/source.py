@@ -10,6 +10,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from tallystream.job import Job, Work
 from dataflows.stop import stopping
 from tallystream.failpoints import hit
+from tallystream.topics.prefetch import Prefetch
 from tallystream.topics.reader import PartitionReader
 from tallystream.warehouse.prepare import PartitionStart
 
@@ -17,6 +18,7 @@ from tallystream.warehouse.prepare import PartitionStart
 # does not grow with the backlog. About a second of one partition at full speed.
 EPOCH_MESSAGES = 1_000_000
 EPOCH_BYTES = 256 << 20
+READING = Prefetch()  # one thread a process
 IDLE = timedelta(milliseconds=10)  # far below the epoch interval: Bytewax commits only when a source wakes
 
 
@@ -25,26 +27,27 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
 
     def __init__(self, job: Job, start: PartitionStart):
         self._start = start
-        self._reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
+        reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
+        self._lane = READING.add(reader, lambda position: start.live_from if position < start.live_from else None)
         self._messages = self._bytes = 0
         self._idle = False
 
     def next_batch(self) -> Iterable[Work]:
         """At most one batch; StopIteration at the end of a bounded run, or when asked to end."""
         self._idle = False
-        if stopping() or self._reader.done:
+        if stopping() or self._lane.done:
             raise StopIteration
         if self._messages >= EPOCH_MESSAGES or self._bytes >= EPOCH_BYTES:
             self._idle = True
             return []
-        building = self._reader.position < self._start.live_from
-        batch = self._reader.read(stop_at=self._start.live_from if building else None)
+        batch = self._lane.take()
         if batch is None:
             self._idle = True
             return []
         hit("source.after_read")
         self._messages += len(batch.values)
         self._bytes += sum(len(v) for v in batch.values if v is not None)
+        building = batch.first < self._start.live_from
         return [Work(self._start.building if building else frozenset(), batch)]
 
     def next_awake(self) -> datetime | None:
@@ -57,7 +60,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
 
     def close(self) -> None:
         """Leaves the broker."""
-        self._reader.close()
+        READING.remove(self._lane)
 
 
 class TopicSource(FixedPartitionedSource[Work, None]):

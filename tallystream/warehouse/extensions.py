@@ -19,6 +19,7 @@ OFFLINE: dict[str, str | bool | int | float | list[str]] = {
 }
 # Quack's server takes its random session ids from httpfs's OpenSSL, its client sends through httpfs.
 LIVE_EXTENSIONS = ("httpfs", "quack")
+CHECKPOINT_WAL = "256MB"  # with DuckDB's 16 MB a commit waits for a checkpoint every few seconds
 LOCK_WAIT = 5.0  # seconds: a reader at rest holds the file for one query, a writer that ends for its last checkpoint
 
 
@@ -64,6 +65,7 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
         )
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
         con.execute("SET GLOBAL TimeZone = 'UTC'")
+        con.execute(f"SET GLOBAL checkpoint_threshold = '{CHECKPOINT_WAL}'")
         lock_down(con, allowed_dirs)
     except BaseException:
         con.close()

@@ -22,8 +22,6 @@ from tallystream.warehouse.extensions import open_writer_connection
 from tallystream.warehouse.metrics import Metrics
 from tallystream.warehouse.serve import LiveServer
 
-CHECKPOINT_WAL = "256MB"  # smaller ones make a commit wait for a checkpoint every few seconds
-
 
 class Writer:
     """Owns the DuckDB file while a stream runs.
