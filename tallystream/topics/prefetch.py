@@ -25,7 +25,7 @@ class Lane:
         self._wake = wake
         self._ready: deque[RawBatch] = deque()
         self._error: BaseException | None = None
-        # Set after the last batch is in `_ready`: the reader itself is at its end a moment before that.
+        # Set when the last batch is in `_ready`: the reader itself is at its end a moment before that.
         self._finished = False
         self.closed = False
 
@@ -52,6 +52,9 @@ class Lane:
         """Reads one batch when there is room, in the reading thread; whether there was one."""
         if self._error is not None or self._finished or len(self._ready) >= DEPTH:
             return False
+        if self._reader.done:
+            self._finished = True
+            return False
         try:
             batch = self._reader.read(stop_at=self._stop_at(self._reader.position))
         except BaseException as error:
@@ -59,7 +62,6 @@ class Lane:
             return False
         if batch is not None:
             self._ready.append(batch)
-        self._finished = self._reader.done
         return batch is not None
 
     def leave(self) -> None:
