@@ -12,7 +12,7 @@ import duckdb
 from tallystream.views.read import Aggregate, Shape, Window
 
 # Part of every version: raised when the generated state changes, so that old state is never mixed with new.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 ORIGIN = "TIMESTAMP '1970-01-01'"
 
 
@@ -142,26 +142,71 @@ class ViewPlan:
         """
         return partial_sql(self.shape, self.parts, relation)
 
+    @property
+    def cold(self) -> str:
+        """The table of final rows: the state's columns, no index, never upserted."""
+        return f'state."{self.name}__{self.version}__cold"'
+
+    def final_condition(self, alias: str) -> str | None:
+        """SQL that is true for a state row named `alias` that no event in the log to come can change.
+
+        None for a view without a window: its rows never end.
+        """
+        if self.window is None:
+            return None
+        ends = f"{alias}.window_start + to_microseconds({self.window.size})"
+        marks = [f"{ends} <= (SELECT watermark FROM ledger.watermarks WHERE topic = '{t}')" for t in self.topics]
+        return f"coalesce({' AND '.join(marks)}, false)"
+
+    def freeze_sql(self, limit: int) -> list[str]:
+        """Moves up to `limit` final rows, the oldest first, from hot to cold; for one transaction of a *live* view.
+
+        Never while the view is being built: the watermark is then ahead of the rows.
+        """
+        final = self.final_condition("s")
+        if final is None:
+            return []
+        chosen = f"SELECT s.rowid FROM {self.state} s WHERE {final} ORDER BY s.window_start, s.rowid LIMIT {limit}"
+        return [
+            f"INSERT INTO {self.cold} BY NAME SELECT * FROM {self.state} WHERE rowid IN ({chosen}) ORDER BY window_start",
+            f"DELETE FROM {self.state} WHERE rowid IN ({chosen})",
+        ]
+
+    def thaw_sql(self, delta: str) -> list[str]:
+        """Moves the cold rows that the rows of `delta` touch back to hot, before they are merged."""
+        if self.window is None:
+            return []
+        touched = f"SELECT DISTINCT {self.key_sql} FROM {delta}"
+        return [
+            f"INSERT INTO {self.state} BY NAME SELECT * FROM {self.cold} WHERE _key IN ({touched})",
+            f"DELETE FROM {self.cold} WHERE _key IN ({touched})",
+        ]
+
     def state_ddl(self) -> list[str]:
-        """Creates the empty state."""
-        columns = [f"{name} {kind}" for name, kind in self.state_types.items()]
-        return [f"CREATE TABLE IF NOT EXISTS {self.state} (_key UHUGEINT PRIMARY KEY, {', '.join(columns)})"]
+        """Creates the empty state: the hot table and the cold one."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in self.state_types.items())
+        return [
+            f"CREATE TABLE IF NOT EXISTS {self.state} (_key UHUGEINT PRIMARY KEY, {columns})",
+            f"CREATE TABLE IF NOT EXISTS {self.cold} (_key UHUGEINT, {columns})",
+        ]
+
+    @property
+    def key_sql(self) -> str:
+        """The state's key over the key columns: a 128-bit hash, for ON CONFLICT never matches NULL, and NULL is a key."""
+        packed = ", ".join(f"{k} := CAST({k} AS {self.state_types[k]})" for k in self.key_columns) or "all_rows := true"
+        return f"md5_number(CAST(to_json(struct_pack({packed})) AS VARCHAR))"
 
     def merge_sql(self, delta: str) -> list[str]:
-        """Upserts the rows of `delta` into the state; to be run inside the sink's transaction.
-
-        The key is a 128-bit hash: ON CONFLICT never matches NULL, and a NULL key is a key.
-        """
+        """Upserts the rows of `delta` into the state; to be run inside the sink's transaction."""
         keys = self.key_columns
         combined = ", ".join([*keys, *(f"{p.combine} AS {p.name}" for p in self.parts)])
         group = f" GROUP BY {', '.join(keys)}" if keys else ""
-        packed = ", ".join(f"{k} := {k}" for k in keys) or "all_rows := true"
         columns = ["_key", *keys, *(p.name for p in self.parts)]
         typed = [f"CAST({c} AS {self.state_types[c]}) AS {c}" for c in columns[1:]]
         updates = ", ".join(f"{p.name} = {p.update}" for p in self.parts)
         return [
             f"INSERT INTO {self.state} AS stored ({', '.join(columns)}) "
-            f"SELECT md5_number(CAST(to_json(struct_pack({packed})) AS VARCHAR)) AS _key, {', '.join(typed)} "
+            f"SELECT {self.key_sql} AS _key, {', '.join(typed)} "
             f"FROM (SELECT {combined} FROM {delta}{group}) ON CONFLICT (_key) DO UPDATE SET {updates}"
         ]
 
@@ -173,11 +218,9 @@ class ViewPlan:
             where |= {"window_start": "window_start", "window_end": f"window_start + to_microseconds({self.window.size})"}
         columns = [f"CAST({where.get(n, where.get(n.lower()))} AS {self.types[n]}) AS {quote(n)}" for n in self.shape.outputs]
         if self.window:
-            columns.append(
-                f"coalesce(window_start + to_microseconds({self.window.size}) <= "
-                f"(SELECT watermark FROM ledger.watermarks WHERE topic = '{self.shape.topic}'), false) AS is_final"
-            )
-        return f"CREATE OR REPLACE VIEW main.{quote(self.name)} AS SELECT {', '.join(columns)} FROM {self.state}"
+            columns.append(f"{self.final_condition('rows')} AS is_final")
+        both = f"(SELECT * FROM {self.state} UNION ALL SELECT * FROM {self.cold}) AS rows"
+        return f"CREATE OR REPLACE VIEW main.{quote(self.name)} AS SELECT {', '.join(columns)} FROM {both}"
 
     def batch_sql(self) -> str:
         """The file's query over all accepted events at once: the oracle. Needs the window macros."""
