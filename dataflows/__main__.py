@@ -6,6 +6,7 @@ Leaves with 0 after a clean end, 1 after an error that a user can mend, printed 
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import sys
 from dataclasses import replace
@@ -15,10 +16,11 @@ from pathlib import Path
 from bytewax.run import cli_main
 
 from dataflows import stop
-from tallystream.job import Job
 from dataflows.shop import shop
 from dataflows.sink import FAILED
 from tallystream.errors import TallyError
+from tallystream.job import Job
+from tallystream.warehouse.writer import Writer
 
 
 def main(args: list[str]) -> int:
@@ -29,14 +31,20 @@ def main(args: list[str]) -> int:
     # Written by our own supervisor under TALLY_HOME, mode 0600.
     job: Job = replace(pickle.loads(Path(job_file).read_bytes()), process=int(process))
     try:
-        cli_main(
-            shop(job),
-            process_id=job.process if len(addresses) > 1 else None,
-            addresses=addresses if len(addresses) > 1 else None,
-            epoch_interval=timedelta(milliseconds=job.settings.epoch_ms),
-        )
-        if FAILED:
-            raise FAILED[0]
+        with contextlib.ExitStack() as stack:
+            writer = None
+            if job.process == 0:
+                writer = Writer(job.settings, job.plans)
+                stack.callback(writer.close)
+                writer.open()
+            cli_main(
+                shop(job, writer),
+                process_id=job.process if len(addresses) > 1 else None,
+                addresses=addresses if len(addresses) > 1 else None,
+                epoch_interval=timedelta(milliseconds=job.settings.epoch_ms),
+            )
+            if FAILED:
+                raise FAILED[0]
     except BaseException as error:
         told = _told(error)
         if told is None:

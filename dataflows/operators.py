@@ -8,9 +8,9 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.operators import KeyedStream, Stream
 
-from tallystream.job import Job, Work
 from dataflows.source import TopicSource
 from tallystream.failpoints import hit
+from tallystream.job import Job, Work
 from tallystream.topics.batch import DecodedBatch, Delta, JudgedBatch, RawBatch
 from tallystream.topics.decode import Decoder
 from tallystream.topics.judge import Judge
@@ -38,9 +38,7 @@ def judge(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
 
     A view being built meets the log from its start with a judge of its own, whose memory is not kept.
     """
-    live = {
-        s.partition: Judge(topic, s.partition, job.rules, s.max_event_time, s.memory) for s in job.mine(topic)
-    }
+    live = {s.partition: Judge(topic, s.partition, job.rules, s.max_event_time, s.memory) for s in job.mine(topic)}
     building = {s.partition: Judge(topic, s.partition, job.rules) for s in job.mine(topic) if s.building}
 
     def step(work: Work) -> Work:

@@ -19,15 +19,16 @@ from __future__ import annotations
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
-from tallystream.job import Job
 from dataflows.operators import branch
 from dataflows.sink import WarehouseSink
+from tallystream.job import Job
+from tallystream.warehouse.writer import Writer
 
 
-def shop(job: Job) -> Dataflow:
-    """Orders and clicks, from their partitions into the views."""
+def shop(job: Job, writer: Writer | None) -> Dataflow:
+    """Orders and clicks, from their partitions into the views; `writer` is open in the first process, None in others."""
     flow = Dataflow("shop")
     orders = branch(flow, job, "orders")
     clicks = branch(flow, job, "clicks")
-    op.output("sink", op.merge("deltas", orders, clicks), WarehouseSink(job))
+    op.output("sink", op.merge("deltas", orders, clicks), WarehouseSink(job, writer))
     return flow

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from tallystream.job import Job
 from dataflows.operators import SINK_KEY
 from tallystream.failpoints import hit
+from tallystream.job import Job
 from tallystream.topics.batch import Delta
 from tallystream.topics.mirror import OffsetMirror
 from tallystream.warehouse.writer import Writer
@@ -19,17 +19,16 @@ FAILED: list[BaseException] = []  # the last commit, when it failed after the fl
 
 
 class WarehousePartition(StatefulSinkPartition[Delta, None]):
-    """The one writer: owns the DuckDB file while the flow runs, and serves it to readers.
+    """Gathers an epoch's Deltas for the one writer.
 
     A commit runs beside the next epoch's reading and decoding, one at a time and in order. What an epoch
     has read counts when its commit is in the file, whatever Bytewax thinks of the epoch meanwhile.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, writer: Writer):
         self._deltas: list[Delta] = []
         self._mirror = OffsetMirror(job.kafka)
-        self._writer = Writer(job.settings, job.plans)
-        self._writer.open()
+        self._writer = writer
         self._committing = ThreadPoolExecutor(1, "tally-commit")
         self._commit: Future[None] | None = None
 
@@ -59,7 +58,7 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         hit("mirror.after")
 
     def close(self) -> None:
-        """Waits for the commit under way and lets go of the file.
+        """Waits for the commit under way.
 
         It begins none: Bytewax calls this with writes that no epoch holds. A commit that failed here is kept
         for `main` in `FAILED`, for Bytewax drops what `close` raises.
@@ -67,7 +66,6 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         self._deltas = []
         with contextlib.ExitStack() as stack:
             stack.callback(self._mirror.close)
-            stack.callback(self._writer.close)
             stack.callback(self._committing.shutdown)
             if self._commit is not None:
                 error = self._commit.exception()
@@ -76,19 +74,21 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
 
 
 class WarehouseSink(FixedPartitionedSink[Delta, None]):
-    """One partition, in process 0."""
+    """One partition, in process 0, which owns the `writer`; the others have none."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, writer: Writer | None):
         self._job = job
+        self._writer = writer
 
     def list_parts(self) -> list[str]:
         """Process 0 has the file; the others have nothing to write to."""
-        return [SINK_KEY] if self._job.process == 0 else []
+        return [SINK_KEY] if self._writer is not None else []
 
     def part_fn(self, item_key: str) -> int:
         """All goes to the one partition."""
         return 0
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> WarehousePartition:
-        """Opens the warehouse."""
-        return WarehousePartition(self._job)
+        """Called at the first Delta, which can be hours after the start: the writer serves readers long before."""
+        assert self._writer is not None
+        return WarehousePartition(self._job, self._writer)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from tallystream.job import Job, Work
 from dataflows.stop import stopping
 from tallystream.failpoints import hit
+from tallystream.job import Job, Work
 from tallystream.topics.prefetch import Prefetch
 from tallystream.topics.reader import PartitionReader
 from tallystream.warehouse.prepare import PartitionStart

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tallystream.topics.batch import Delta
 
+RECENT = 1000  # commits whose durations health tells
 COMMIT_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
 
 
@@ -16,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._events = Counter(
             "tallystream_events", "Messages committed, by account", ["topic", "partition", "account"], registry=self.registry
         )
@@ -30,6 +34,7 @@ class Metrics:
     def committed(self, deltas: Sequence[Delta], seconds: float) -> None:
         """Counts one commit that has succeeded; builds of views are no events."""
         self._commits.inc()
+        self._recent.append(seconds)
         self._seconds.observe(seconds)
         for d in deltas:
             if d.building:
@@ -39,3 +44,10 @@ class Metrics:
             for account, n in accounts.items():
                 self._events.labels(*labels, account).inc(n)
             self._position.labels(*labels).set(d.next)
+
+    def commit_seconds(self) -> dict[str, float] | None:
+        """Median, 99th percentile and maximum of the recent commits; None before the first."""
+        if not self._recent:
+            return None
+        p50, p99, most = np.percentile(list(self._recent), [50, 99, 100])
+        return {"p50": round(float(p50), 4), "p99": round(float(p99), 4), "max": round(float(most), 4)}

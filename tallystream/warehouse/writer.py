@@ -75,6 +75,7 @@ class Writer:
             "pid": os.getpid(),
             "last_commit": number,
             "last_commit_age_seconds": None if at is None else round(time.monotonic() - at, 3),
+            "commit_seconds": self._metrics.commit_seconds(),
             "positions": dict(self._positions),
         }
 
