@@ -1,0 +1,1 @@
+"""What there is: topics, live views, models, archive, snapshots."""

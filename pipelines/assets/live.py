@@ -1,0 +1,54 @@
+"""Topics and live views: made by producers and by the stream, not by Dagster, which only looks at them.
+
+Nothing here starts a run: a stream commits twice a second, and a run for each would bury the run list.
+"""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from pipelines.catalog import catalog, schema_of, topic_columns, topic_key, view_column_lineage, view_columns, view_key
+from tallystream.settings import TOPICS
+
+OWNER = "team:streaming"
+# The sensor looks once a minute: two missed looks warn, ten fail.
+LIVE = dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=10), warn_window=timedelta(minutes=3))
+
+
+def topic_specs() -> list[dg.AssetSpec]:
+    """One for each topic."""
+    types = catalog().types
+    return [
+        dg.AssetSpec(
+            topic_key(topic),
+            description=f"The topic {topic}: events of the shop, Avro, as they happen.",
+            group_name="topics",
+            kinds={"kafka", "avro"},
+            owners=[OWNER],
+            metadata={
+                "dagster/column_schema": schema_of({c: types[f"archive.{topic}"][c] for c in topic_columns(topic)})
+            },
+        )
+        for topic in TOPICS
+    ]
+
+
+def view_specs() -> list[dg.AssetSpec]:
+    """One for each live view."""
+    return [
+        dg.AssetSpec(
+            view_key(plan.name),
+            deps=[topic_key(t) for t in plan.topics],
+            description=f"{plan.description}\n\n```sql\n{plan.sql.strip()}\n```",
+            group_name="views",
+            kinds={"bytewax", "duckdb"},
+            owners=[OWNER],
+            code_version=plan.version,
+            freshness_policy=LIVE,
+            metadata={
+                "dagster/column_schema": schema_of(view_columns(plan)),
+                "dagster/column_lineage": view_column_lineage(plan),
+            },
+        )
+        for plan in catalog().views.values()
+    ]

@@ -1,0 +1,1 @@
+"""What can be done: by hand with a form, or by the clock."""

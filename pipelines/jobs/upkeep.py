@@ -1,0 +1,70 @@
+"""The jobs that the clock runs: archive, snapshot, restore drill, quality; and compaction."""
+
+from datetime import timedelta
+
+import dagster as dg
+from pydantic import Field
+
+from pipelines.assets.archive import archived
+from pipelines.tally import ARCHIVE, Tally, now, told
+from tallystream.warehouse.archive_merge import merge_archive
+
+RUN_DAYS = 14.0
+BATCH = 500  # runs removed by one compaction at most: each is a file and some rows
+
+archive = dg.define_asset_job(
+    "archive",
+    selection=dg.AssetSelection.assets(archived),
+    description="Copies the log up to the committed offsets into the object store, once each message.",
+)
+snapshot = dg.define_asset_job(
+    "snapshot",
+    selection=dg.AssetSelection.assets(["recovery", "snapshot"]),
+    description="Takes a snapshot of rows, offsets and views while the stream goes on, and expires old ones.",
+)
+restore_drill = dg.define_asset_job(
+    "restore_drill",
+    selection=dg.AssetSelection.assets(["recovery", "restore_drill"]),
+    description="Restores the newest snapshot beside the warehouse, proves it and compares it with the live views.",
+)
+quality = dg.define_asset_job(
+    "quality",
+    selection=dg.AssetSelection.all_asset_checks()
+    - dg.AssetSelection.checks_for_assets(["recovery", "snapshot"], ["recovery", "restore_drill"]),
+    description="All checks of topics, views and models: accounts, parity, freshness and the suites of Great Expectations.",
+)
+
+
+class MergeConfig(dg.Config):  # type: ignore[misc]
+    """What the control plane forgets of itself."""
+
+    run_days: float = Field(RUN_DAYS, ge=0, description="Days for which finished runs of Dagster are kept.")
+
+
+@dg.op(pool=ARCHIVE, description="Merges the archive's small files of one hour into large ones.")
+def merge_archive_files(context: dg.OpExecutionContext, tally: Tally) -> None:
+    """Sizes before and after go into the op's metadata."""
+    with told():
+        done = merge_archive(tally.settings(), tally.store())
+    context.add_output_metadata(vars(done))
+
+
+@dg.op(description="Removes old finished runs; Dagster itself keeps them for ever.")
+def forget_old_runs(context: dg.OpExecutionContext, config: MergeConfig) -> None:
+    """Ticks have their retention in dagster.yaml; runs have none there."""
+    before = now() - timedelta(days=config.run_days)
+    finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    wanted = dg.RunsFilter(statuses=finished, created_before=before)
+    gone = [r.run_id for r in context.instance.get_runs(wanted, limit=BATCH)]
+    for run_id in gone:
+        context.instance.delete_run(run_id)
+    context.add_output_metadata({"runs_removed": len(gone)})
+
+
+@dg.job(
+    description="Hot rows to cold tables, a checkpoint, small archive files merged, what is old removed; the stream goes on."
+)
+def compact() -> None:
+    """Each step is safe to repeat, and to be killed in."""
+    merge_archive_files()
+    forget_old_runs()
