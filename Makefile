@@ -24,7 +24,7 @@ setup: .venv/.ready ## the virtual environment, from the hashed lock
 demo: setup ## the whole flow on 300 000 synthetic events, with an embedded broker
 	@TALLY_HOME=$(DEMO_HOME) $(PY) -m tallystream.cli.demo
 
-dev: setup ## broker, synthetic shop and stream, until Ctrl-C
+dev: setup ## broker, synthetic shop, stream and Dagster's web UI, until Ctrl-C
 	.venv/bin/tally up
 
 test: setup ## all tests on the embedded broker

@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from typing import Annotated
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from tallystream import settings as environment
+from tallystream.errors import TallyError
+
+if TYPE_CHECKING:
+    from tallystream.cli.control_plane import ControlPlane
+
+READY = 120.0  # seconds for Dagster's UI on a busy machine
 
 
-def up(rate: Annotated[int, typer.Option(min=0, help="Events a second of the synthetic shop; 0 for none.")] = 200) -> None:
-    """Start the broker (when none is configured), a synthetic shop at a gentle rate, and the stream.
+def up(
+    rate: Annotated[int, typer.Option(min=0, help="Events a second of the synthetic shop; 0 for none.")] = 200,
+    ui: Annotated[bool, typer.Option(help="Dagster beside the stream: replays, backfills, quality, snapshots.")] = True,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of Dagster's web UI.", show_default="a free one")
+    ] = None,
+) -> None:
+    """Start the broker (when none is configured), a synthetic shop at a gentle rate, the stream, and Dagster's web UI.
 
-    Query from another terminal: `tally sql "SELECT * FROM revenue_per_minute"`.
+    Query from another terminal: `tally sql "SELECT * FROM revenue_per_minute"`. Ctrl-C and SIGTERM end all of it in
+    good order, the embedded broker too when this started it.
     """
+    from tallystream.cli.control_plane import ControlPlane, become_child, installed
     from tallystream.cli.supervise import Supervisor
+    from tallystream.topics import broker
     from tallystream.topics.client import ensure_topics, kafka_config
 
     console = Console(stderr=True)
     s = environment.load()
-    console.print(f"broker  {kafka_config(s)['bootstrap.servers']}")
-    ensure_topics(s)
-    shop = None
-    if rate:
-        command = [sys.executable, "-m", "tallystream.cli", "generate", "--events", str(2**40), "--rate", str(rate)]
-        shop = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        console.print(f"shop    {rate} events/s")
-    console.print("stream  starting; query it from another terminal: [bold]tally sql[/]; Ctrl-C stops all")
-    try:
+    with contextlib.ExitStack() as stack:
+        if s.bootstrap_servers is None and broker.status(s) is None:
+            stack.callback(broker.stop, s)
+        console.print(f"broker  {kafka_config(s)['bootstrap.servers']}")
+        ensure_topics(s)
+        if rate:
+            command = [sys.executable, "-m", "tallystream.cli", "generate", "--events", str(2**40), "--rate", str(rate)]
+            quiet = subprocess.DEVNULL
+            shop = subprocess.Popen(
+                command, start_new_session=True, stdout=quiet, stderr=quiet, preexec_fn=become_child
+            )
+            stack.callback(_end, shop)
+            console.print(f"shop    {rate} events/s")
+        if ui and installed():
+            plane = ControlPlane(s, port)
+            stack.callback(plane.stop)
+            plane.start()
+            threading.Thread(target=_announce, args=(plane, console), daemon=True).start()
+        elif ui:
+            console.print("ui      Dagster is not installed: no web UI; `make setup` installs it")
+        console.print("stream  starting; query it from another terminal: [bold]tally sql[/]; Ctrl-C stops all")
         code = Supervisor(s, None, 1, False, console).run()
-    finally:
-        if shop is not None:
-            shop.terminate()
-            shop.wait(10)
+        console.print("stopping")
     raise typer.Exit(code)
+
+
+def _announce(plane: ControlPlane, console: Console) -> None:
+    """Prints the address when a browser finds something there."""
+    try:
+        plane.wait(READY)
+        console.print(f"ui      {plane.url}")
+    except TallyError as error:
+        console.print(f"[yellow]ui      {error}[/]")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
