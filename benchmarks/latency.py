@@ -31,6 +31,8 @@ def measure(settings: Settings, rate: int, seconds: int) -> dict[str, Any]:
     shop = None
     try:
         while live_address(settings) is None:
+            if stream.poll() is not None:
+                raise SystemExit(f"the stream ended with {stream.returncode}")
             time.sleep(0.05)
         before = {p: high for p, (_, high) in topic_logs(settings, ["clicks"])["clicks"][1].items()}
         events = ["--events", str(rate * seconds), "--rate", str(rate)]

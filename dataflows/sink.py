@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -15,18 +14,21 @@ from tallystream.topics.batch import Delta
 from tallystream.topics.mirror import OffsetMirror
 from tallystream.warehouse.writer import Writer
 
+WAITING = 2_000_000  # messages that may wait for a commit; then the flow waits too, and memory stays bounded
 FAILED: list[BaseException] = []  # the last commit, when it failed after the flow's end
 
 
 class WarehousePartition(StatefulSinkPartition[Delta, None]):
     """Gathers an epoch's Deltas for the one writer.
 
-    A commit runs beside the next epoch's reading and decoding, one at a time and in order. What an epoch
-    has read counts when its commit is in the file, whatever Bytewax thinks of the epoch meanwhile.
+    A commit runs beside the next epoch's reading and decoding, one at a time and in order. Epochs that end
+    meanwhile wait and share the next one: under load commits grow, and none is waited for until too much waits.
+    What an epoch has read counts when its commit is in the file, whatever Bytewax thinks of the epoch by then.
     """
 
     def __init__(self, job: Job, writer: Writer):
-        self._deltas: list[Delta] = []
+        self._open: list[Delta] = []  # of the epoch under way
+        self._ended: list[Delta] = []  # of epochs that have ended, not yet with a commit
         self._mirror = OffsetMirror(job.kafka)
         self._writer = writer
         self._committing = ThreadPoolExecutor(1, "tally-commit")
@@ -34,21 +36,25 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
 
     def write_batch(self, values: list[Delta]) -> None:
         """Keeps the Deltas for the commit."""
-        self._deltas += values
+        self._open += values
         hit("sink.write_batch")
 
     def snapshot(self) -> None:
-        """The epoch barrier: hands over to the commit, after the one before it has ended.
+        """The epoch barrier: its Deltas go to the next commit, which begins when the one before it has ended.
 
         Raises:
             TallyError: the commit before this one failed; it was rolled back, and nothing of this one is tried.
         """
-        if self._commit is not None and (self._deltas or self._commit.done()):
+        self._ended += self._open
+        self._open = []
+        if self._commit is not None and (self._commit.done() or sum(d.consumed for d in self._ended) > WAITING):
             self._commit.result()
             self._commit = None
-        if not self._deltas:
-            return
-        deltas, self._deltas = self._deltas, []
+        if self._commit is None and self._ended:
+            self._begin()
+
+    def _begin(self) -> None:
+        deltas, self._ended = self._ended, []
         self._commit = self._committing.submit(self._commit_and_mirror, deltas)
 
     def _commit_and_mirror(self, deltas: list[Delta]) -> None:
@@ -58,19 +64,24 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         hit("mirror.after")
 
     def close(self) -> None:
-        """Waits for the commit under way.
+        """Ends with the commit of the epochs that have ended; never of writes that no epoch holds.
 
-        It begins none: Bytewax calls this with writes that no epoch holds. A commit that failed here is kept
-        for `main` in `FAILED`, for Bytewax drops what `close` raises.
+        Bytewax calls this on errors too, and drops what it raises: a commit that fails here is kept for `main`
+        in `FAILED`.
         """
-        self._deltas = []
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._mirror.close)
-            stack.callback(self._committing.shutdown)
+        self._open = []
+        try:
             if self._commit is not None:
-                error = self._commit.exception()
-                if error is not None:
-                    FAILED.append(error)
+                self._commit.result()
+            if self._ended:
+                self._begin()
+                assert self._commit is not None
+                self._commit.result()
+        except BaseException as error:
+            FAILED.append(error)
+        finally:
+            self._committing.shutdown()
+            self._mirror.close()
 
 
 class WarehouseSink(FixedPartitionedSink[Delta, None]):

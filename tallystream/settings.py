@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     max_ahead: int = Field(3600, ge=0)
     object_store: str | None = None
     partitions: int = Field(4, ge=1, le=1024)
-    epoch_ms: int = Field(500, ge=10, le=60_000)
+    epoch_ms: int = Field(250, ge=10, le=60_000)
 
     @model_validator(mode="after")
     def _horizon_covers_lateness(self) -> Settings:
