@@ -18,18 +18,20 @@ class Tallier:
     def __init__(self, plans: Mapping[str, ViewPlan], threads: int = 2):
         self._con = duckdb.connect(config={"threads": threads, "autoinstall_known_extensions": "false"})
         self._con.execute("SET preserve_insertion_order = false")
-        self._sql = {name: plan.partial_sql(RELATION) for name, plan in plans.items()}
-        self._topics = {name: plan.topics for name, plan in plans.items()}
+        self._sql = {
+            (name, topic): plan.partial_sql(RELATION, topic) for name, plan in plans.items() for topic in plan.topics
+        }
+        self._names = list(plans)
 
     def tally(self, topic: str, events: pa.Table, names: Iterable[str] | None = None) -> dict[str, pa.Table]:
         """Partials of the views over `topic`, or of `names` among them; views with no row are left out."""
         if not events.num_rows:
             return {}
-        wanted = self._sql if names is None else names
+        wanted = [(name, topic) for name in (self._names if names is None else names)]
         self._con.register(RELATION, events)
         try:
             partials = {
-                name: self._con.execute(self._sql[name]).to_arrow_table() for name in wanted if topic in self._topics[name]
+                key[0]: self._con.execute(self._sql[key]).to_arrow_table() for key in wanted if key in self._sql
             }
         finally:
             self._con.unregister(RELATION)

@@ -161,12 +161,7 @@ class Committer:
             parts = [d.partials[name] for d in deltas if name in d.partials and d.partials[name].num_rows]
             if not parts:
                 continue
-            self.con.register("tally_delta", pa.concat_tables(parts))
-            try:
-                for statement in plan.merge_sql("tally_delta"):
-                    self.con.execute(statement)
-            finally:
-                self.con.unregister("tally_delta")
+            plan.merge(self.con, pa.concat_tables(parts))
             hit("commit.inside_merge")
 
     def _insert(self, table: str, parts: list[pa.Table]) -> None:

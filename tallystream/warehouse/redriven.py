@@ -105,12 +105,7 @@ def redriven_events(con: duckdb.DuckDBPyConnection, settings: Settings, topic: s
 
 def merge(con: duckdb.DuckDBPyConnection, plan: ViewPlan, partial: pa.Table) -> None:
     """Merges a view's partial into its state; the caller holds the transaction."""
-    con.register("tally_delta", partial)
-    try:
-        for statement in plan.merge_sql("tally_delta"):
-            con.execute(statement)
-    finally:
-        con.unregister("tally_delta")
+    plan.merge(con, partial)
 
 
 def seed(con: duckdb.DuckDBPyConnection, settings: Settings, plans: Iterable[ViewPlan], history: History) -> None:

@@ -92,7 +92,7 @@ def books(logs):
     return {t: {p: judge(ms, SCHEMAS, **rules) for p, ms in by.items()} for t, by in logs.items()}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(logs=logs, steps=steps)
 def test_the_books_are_those_kept_by_hand(logs, steps):
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from tallystream.warehouse.manifest import MANIFEST, SealedError, catalog, decod
 from tallystream.warehouse.restore import restore
 from tallystream.warehouse.snapshot import snapshot
 from tests.store.kill import killed_at
-from tests.warehouse.filled import NOW, add, contents, fill
+from tests.warehouse.filled import NOW, add, contents, fill, plans
 
 pytest_plugins = ["tests.store.fixtures"]
 
@@ -48,12 +48,7 @@ def test_it_says_what_it_holds(store, home):
     assert manifest.offsets[2]["next_offset"] == 300
     assert manifest.last_commit["id"] == 3
     assert manifest.topics == {"orders": "abc", "clicks": None}
-    assert {v["name"] for v in manifest.views} == {
-        "clicks_per_minute",
-        "order_status",
-        "revenue_per_minute",
-        "top_products",
-    }
+    assert {v["name"] for v in manifest.views} == set(plans())
     assert {t.name: t.rows for t in manifest.tables}["late_events"] == 2
     stored = {e.path: e.size for e in store.list(f"snapshots/{name}")}
     assert stored.pop(path_of(name, MANIFEST))

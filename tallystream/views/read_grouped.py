@@ -1,0 +1,366 @@
+"""Reads views of one relation: windows, keys, aggregates, and expressions over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import duckdb
+from sqlglot import exp
+
+from tallystream.views.aggregates import Aggregate
+from tallystream.views.dialect import functions, to_sql
+from tallystream.views.refuse import Refusal
+from tallystream.views.relations import Relation, relations
+from tallystream.views.shape import WINDOW_COLUMNS, Grouped, Output, Window
+
+MERGEABLE: dict[type[exp.Expr], str] = {
+    exp.Count: "count",
+    exp.CountIf: "count_if",
+    exp.Sum: "sum",
+    exp.Min: "min",
+    exp.Max: "max",
+    exp.Avg: "avg",
+    exp.ArgMin: "arg_min",
+    exp.ArgMax: "arg_max",
+    exp.LogicalOr: "bool_or",
+    exp.LogicalAnd: "bool_and",
+    exp.ApproxDistinct: "approx_count_distinct",
+    exp.ApproxQuantile: "approx_quantile",
+}
+USES = {
+    "tumble": "tumble(relation, size)",
+    "hop": "hop(relation, slide, size)",
+    "session": "session(relation, key, gap)",
+}
+KEPT = "count, count(DISTINCT …), sum, min, max, avg, arg_min, arg_max, bool_or, bool_and, approx_count_distinct, approx_quantile"
+NEAREST = {
+    "median": "use approx_quantile(value, 0.5), which is within 1 %",
+    "quantile": "use approx_quantile(value, q), which is within 1 %",
+    "percentilecont": "use approx_quantile(value, q), which is within 1 %",
+    "first": "use arg_min(value, event_time)",
+    "last": "use arg_max(value, event_time)",
+    "anyvalue": "use min(value) or arg_min(value, event_time)",
+    "mode": "group by the column, count, and take the greatest count when you query",
+}
+
+
+@dataclass
+class _Reader:
+    """Collects the aggregates and keys of one file."""
+
+    refuse: Refusal
+    relation: Relation
+    window: Window | None
+    aggregates: list[Aggregate] = field(default_factory=list)
+    keys: list[exp.Expr] = field(default_factory=list)
+
+    def template(self, node: exp.Expr) -> exp.Expr:
+        """The expression with its aggregates and keys named: __a0__, __k0__."""
+
+        def name(n: exp.Expr) -> exp.Expr:
+            if _is_aggregate(n):
+                made = _aggregate(n, self.refuse)
+                if made not in self.aggregates:
+                    self.aggregates.append(made)
+                return exp.column(f"__a{self.aggregates.index(made)}__")
+            if n in self.keys:
+                return exp.column(f"__k{self.keys.index(n)}__")
+            return n
+
+        return node.copy().transform(name)
+
+    def free(self, template: exp.Expr) -> str | None:
+        """A column that is neither grouped nor aggregated."""
+        for column in template.find_all(exp.Column):
+            known = column.name.startswith("__") or (self.window and column.name.lower() in WINDOW_COLUMNS)
+            if not known:
+                return column.name
+        return None
+
+
+def read_grouped(select: exp.Select, refuse: Refusal, description: str, canonical: str) -> Grouped:
+    """See `read`."""
+    relation, window, session_key = read_source(select, refuse)
+    _unqualify(select, relation)
+    reader = _Reader(refuse, relation, window)
+    items = _items(select, reader)
+    _find_keys(select, items, reader)
+    outputs = []
+    for name, body in items.items():
+        template = reader.template(body)
+        free = reader.free(template)
+        if free is not None:
+            raise refuse(free, "is neither grouped nor aggregated", "use GROUP BY ALL")
+        outputs.append(Output(name, to_sql(template)))
+    having = select.args.get("having")
+    kept = None if having is None else reader.template(_expand(having.this, items, relation))
+    if kept is not None and (free := reader.free(kept)) is not None:
+        raise refuse(free, "is in HAVING, but neither grouped nor aggregated", "filter the events in WHERE")
+    if not reader.aggregates:
+        raise refuse("SELECT", "there is no aggregate", "a view counts or sums; the events themselves are in the log")
+    where = select.args.get("where")
+    if where is not None and any(_is_aggregate(n) for n in where.walk()):
+        raise refuse("WHERE", "holds an aggregate", "filter groups by HAVING, and events by their columns in WHERE")
+    inside = [where] if where is not None else []
+    _check_window_columns(select, inside, window, items, refuse)
+    if session_key is not None and session_key not in reader.keys:
+        raise refuse(
+            to_sql(session_key), "is the session's key and not selected", "select it, so that each row has its key"
+        )
+    return Grouped(
+        relation,
+        window,
+        tuple(outputs),
+        tuple(to_sql(k) for k in reader.keys),
+        tuple(reader.aggregates),
+        None if where is None else to_sql(where.this),
+        None if kept is None else to_sql(kept),
+        None if session_key is None else to_sql(session_key),
+        description,
+        canonical,
+    )
+
+
+def read_source(select: exp.Select, refuse: Refusal) -> tuple[Relation, Window | None, exp.Expr | None]:
+    """The relation, the window over it, and a session's key."""
+    source = select.args["from_"].this
+    known = ", ".join(relations())
+    if not isinstance(source, exp.Table):
+        raise refuse(to_sql(source), "is no relation", f"read FROM {known}, or a window over one of them")
+    if source.args.get("sample"):
+        raise refuse("SAMPLE", "cannot be kept incrementally", "a sample is another one each time")
+    call = source.this
+    if isinstance(call, exp.Identifier):
+        if source.args.get("db") or call.name.lower() not in relations():
+            raise refuse(to_sql(source.this), "is no relation", f"read FROM {known}, or a window over one of them")
+        return relations()[call.name.lower()], None, None
+    name = (call.name if isinstance(call, exp.Anonymous) else call.sql_name()).lower()
+    args = list(call.expressions if isinstance(call, exp.Anonymous) else call.args.values())
+    if name not in USES:
+        raise refuse(name, "is no window", f"read FROM {known}, {', '.join(USES.values())}")
+    shift = 0
+    if args and isinstance(args[-1], exp.PropertyEQ) and name != "session":
+        if args[-1].this.name.lower() != "shift":
+            raise refuse(args[-1].this.name, "is no argument of a window", "write shift := INTERVAL …")
+        shift = _microseconds(args.pop().expression, refuse, may_be_negative=True)
+    if len(args) != (2 if name == "tumble" else 3):
+        raise refuse(
+            name,
+            "has another number of arguments",
+            USES[name] + ("" if name == "session" else ", and shift := INTERVAL … after them"),
+        )
+    relation = args[0].name.lower()
+    if relation not in relations() or not isinstance(args[0], exp.Column):
+        raise refuse(args[0].name or to_sql(args[0]), "is no relation", f"the relations are {known}")
+    if name == "session":
+        gap = _microseconds(args[2], refuse)
+        return relations()[relation], Window(name, gap, gap), args[1]
+    spans = [_microseconds(arg, refuse) for arg in args[1:]]
+    return relations()[relation], Window(name, spans[-1], spans[0], shift % spans[0]), None
+
+
+def _microseconds(arg: exp.Expr, refuse: Refusal, may_be_negative: bool = False) -> int:
+    try:
+        row = duckdb.execute(
+            f"SELECT epoch_us(i), datepart('month', i) + 12 * datepart('year', i) FROM (SELECT CAST({to_sql(arg)} AS INTERVAL) AS i)"
+        ).fetchone()
+    except duckdb.Error:
+        raise refuse("INTERVAL", f"{to_sql(arg)} is no interval", "write INTERVAL 5 MINUTES") from None
+    if row is None or row[0] is None:
+        raise refuse("INTERVAL", f"{to_sql(arg)} is no interval", "write INTERVAL 5 MINUTES")
+    if row[1] or (row[0] <= 0 and not may_be_negative):
+        raise refuse(
+            "INTERVAL",
+            "months and years have no fixed length, and a window is longer than nothing",
+            "use days, hours, minutes or seconds",
+        )
+    return int(row[0])
+
+
+def _unqualify(select: exp.Select, relation: Relation) -> None:
+    source = select.args["from_"].this
+    names = {relation.name, source.alias_or_name.lower()}
+    for column in select.find_all(exp.Column):
+        if column.table.lower() in names and column.table:
+            column.set("table", None)
+
+
+def _items(select: exp.Select, reader: _Reader) -> dict[str, exp.Expr]:
+    items: dict[str, exp.Expr] = {}
+    for item in select.expressions:
+        name = item.alias_or_name
+        body = item.unalias()
+        if not name:
+            raise reader.refuse(to_sql(body), "has no name", "give it one with AS")
+        check_name(name, items, reader.refuse)
+        is_bound = isinstance(body, exp.Column) and body.name.lower() in WINDOW_COLUMNS
+        if reader.window and is_bound and name.lower() != body.name.lower():
+            raise reader.refuse(name, "window columns keep their names", "leave the alias out")
+        items[name] = _expand(body, items, reader.relation)
+    return items
+
+
+def check_name(name: str, taken: dict[str, exp.Expr], refuse: Refusal) -> None:
+    """Each column has a name of its own.
+
+    Raises:
+        ViewError: it is taken.
+    """
+    if name.lower() in {n.lower() for n in taken} or name.lower() == "is_final" or name.startswith("_"):
+        raise refuse(
+            name,
+            "the name is taken",
+            "give each column a name of its own; is_final and names with a leading _ are ours",
+        )
+
+
+def _expand(body: exp.Expr, items: dict[str, exp.Expr], relation: Relation) -> exp.Expr:
+    """With the names of earlier columns written out, as DuckDB reads them."""
+
+    def written(n: exp.Expr) -> exp.Expr:
+        if isinstance(n, exp.Column) and not n.table and n.name not in relation.columns and n.name in items:
+            found = items[n.name]
+            return found.copy() if isinstance(found, exp.Column) else exp.paren(found.copy())
+        return n
+
+    return body.copy().transform(written)
+
+
+def _find_keys(select: exp.Select, items: dict[str, exp.Expr], reader: _Reader) -> None:
+    group = select.args.get("group")
+    bodies = list(items.values())
+    plain = [b for b in bodies if not any(_is_aggregate(n) for n in b.walk()) and not _of_bounds(b, reader.window)]
+    if group is None:
+        if plain or any(_of_bounds(b, reader.window) for b in bodies):
+            name = next(n for n, b in items.items() if not any(_is_aggregate(x) for x in b.walk()))
+            raise reader.refuse(name, "is neither grouped nor aggregated", "add GROUP BY ALL")
+        return
+    if group.args.get("all"):
+        reader.keys += [b for i, b in enumerate(plain) if b not in plain[:i]]
+        return
+    if any(group.args.get(kind) for kind in ("cube", "rollup", "grouping_sets")):
+        raise reader.refuse("GROUP BY", "several groupings at once", "make a view for each")
+    for listed in group.expressions:
+        if listed.is_int and 0 < int(listed.name) <= len(bodies):
+            body = bodies[int(listed.name) - 1]
+        else:
+            body = _expand(listed, items, reader.relation).unnest()
+        if _of_bounds(body, reader.window):
+            continue
+        if body not in plain:
+            raise reader.refuse(
+                to_sql(body), "is grouped by but not selected", "select it, so that each row has its key"
+            )
+        if body not in reader.keys:
+            reader.keys.append(body)
+    bounds = [b.name.lower() for b in group.expressions if isinstance(b, exp.Column)]
+    listed_bounds = set(bounds) & set(WINDOW_COLUMNS) or any(
+        e.is_int and _of_bounds(bodies[int(e.name) - 1], reader.window) for e in group.expressions if e.is_int
+    )
+    if reader.window and not listed_bounds:
+        raise reader.refuse("GROUP BY", "leaves the window out", "use GROUP BY ALL")
+
+
+def _of_bounds(body: exp.Expr, window: Window | None) -> bool:
+    """Whether it is an expression over the window's bounds alone."""
+    columns = [c.name.lower() for c in body.find_all(exp.Column)]
+    return window is not None and bool(columns) and set(columns) <= set(WINDOW_COLUMNS)
+
+
+def _check_window_columns(
+    select: exp.Select,
+    inside: list[exp.Expr],
+    window: Window | None,
+    items: dict[str, exp.Expr],
+    refuse: Refusal,
+) -> None:
+    bounds = [c for c in select.find_all(exp.Column) if c.name.lower() in WINDOW_COLUMNS]
+    if bounds and window is None:
+        raise refuse(bounds[0].name, "there is no window here", "read FROM tumble(…), hop(…) or session(…)")
+    if window is None:
+        return
+    for node in [*inside, *(n for b in items.values() for n in b.walk() if _is_aggregate(n))]:
+        if any(c.name.lower() in WINDOW_COLUMNS for c in node.find_all(exp.Column)):
+            raise refuse(
+                "window_start", "is inside an aggregate or WHERE", "use event_time there, or compute it when you query"
+            )
+    for name, body in items.items():
+        columns = {c.name.lower() for c in body.find_all(exp.Column)}
+        mixed = columns & set(WINDOW_COLUMNS) and columns - set(WINDOW_COLUMNS)
+        if mixed and not any(_is_aggregate(n) for n in body.walk()):
+            raise refuse(
+                name,
+                "an expression over the window's bounds and the event",
+                "select window_start itself and compute when you query",
+            )
+    if not any(isinstance(b, exp.Column) and b.name.lower() in WINDOW_COLUMNS for b in items.values()):
+        raise refuse(
+            "SELECT", "leaves the window out", "select window_start or window_end: each window is a row of its own"
+        )
+
+
+def _is_aggregate(node: exp.Expr) -> bool:
+    if isinstance(node, exp.Filter | exp.AggFunc | exp.WithinGroup):
+        return True
+    return isinstance(node, exp.Anonymous) and node.name.lower() in functions("function_type = 'aggregate'")
+
+
+def _aggregate(body: exp.Expr, refuse: Refusal) -> Aggregate:
+    condition = None
+    if isinstance(body, exp.Filter):
+        condition = to_sql(body.expression.this)
+        body = body.this
+    kind = MERGEABLE.get(type(body))
+    if kind is None:
+        call = (
+            body.name
+            if isinstance(body, exp.Anonymous)
+            else body.sql_name()
+            if isinstance(body, exp.Func)
+            else to_sql(body)
+        )
+        if isinstance(body, exp.WithinGroup):
+            call = body.this.sql_name()
+        raise refuse(
+            call.lower(), "cannot be merged from parts", NEAREST.get(call.lower().replace("_", ""), f"use {KEPT}")
+        )
+    if body.find(exp.Order):
+        raise refuse("ORDER BY", "an order inside an aggregate", "use arg_min or arg_max")
+    if any(_is_aggregate(n) for n in body.walk() if n is not body):
+        raise refuse(kind, "an aggregate inside an aggregate", "make it a view of its own")
+    return _checked(kind, body, condition, refuse)
+
+
+def _checked(kind: str, body: exp.Expr, condition: str | None, refuse: Refusal) -> Aggregate:
+    first: exp.Expr = body.args.get("this", exp.null())
+    if isinstance(first, exp.Distinct):
+        members = first.expressions
+        if kind in ("min", "max"):
+            return Aggregate(kind, (to_sql(members[0]),), condition)
+        if kind != "count":
+            raise refuse(
+                "DISTINCT",
+                f"{kind}(DISTINCT …) has no exact sum of parts",
+                "use count(DISTINCT …), or group by the column",
+            )
+        if len(members) != 1:
+            raise refuse(
+                "DISTINCT",
+                "count(DISTINCT …) of several columns",
+                "make one value of them: count(DISTINCT a || '/' || b)",
+            )
+        return Aggregate("distinct", (to_sql(members[0]),), condition)
+    if kind == "approx_quantile":
+        q = body.args.get("quantile")
+        if not (isinstance(q, exp.Literal) and q.is_number and 0 <= float(q.name) <= 1):
+            raise refuse("approx_quantile", "needs a plain number between 0 and 1", "write approx_quantile(value, 0.5)")
+        return Aggregate(kind, (to_sql(first), q.name), condition)
+    args = [arg for arg in (body.args.get("this"), body.args.get("expression")) if arg is not None]
+    extra = body.expressions or body.args.get("count")
+    wanted = 2 if kind.startswith("arg_") else 1
+    if (len(args) != wanted and not (kind == "count" and not args)) or extra:
+        raise refuse(kind, "has another number of arguments", f"{kind}(value, by)" if wanted == 2 else f"{kind}(value)")
+    told = tuple("*" if isinstance(a, exp.Star) else to_sql(a) for a in args) or ("*",)
+    if kind == "count_if":
+        return Aggregate("count", ("*",), told[0] if condition is None else f"({condition}) AND ({told[0]})")
+    return Aggregate(kind, told, condition)

@@ -1,0 +1,98 @@
+"""What a view can read: the topics, and the relations that sql/relations.sql makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+
+from tallystream.settings import PROJECT
+from tallystream.views.dialect import ViewDialect, to_sql
+
+MACROS = PROJECT / "sql" / "macros.sql"
+RELATIONS_SQL = PROJECT / "sql" / "relations.sql"
+# The topics as tables of SQL; the types are those of the contracts.
+TOPIC_COLUMNS = {
+    "orders": "event_id VARCHAR, event_type VARCHAR, event_time TIMESTAMP, order_id VARCHAR, customer_id VARCHAR, "
+    "items STRUCT(product_id VARCHAR, quantity BIGINT, unit_price_cents BIGINT)[], total_cents BIGINT, currency VARCHAR",
+    "clicks": "event_id VARCHAR, event_type VARCHAR, event_time TIMESTAMP, user_id VARCHAR, session_id VARCHAR, "
+    "product_id VARCHAR, category VARCHAR, brand VARCHAR, url VARCHAR, price_cents BIGINT",
+}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Rows made of single events. `columns`: name -> type; `sources`: topic -> SELECT over the table `{topic}`."""
+
+    name: str
+    columns: dict[str, str]
+    sources: dict[str, str]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics whose events it shows."""
+        return tuple(self.sources)
+
+    def over(self, topic: str, table: str) -> str:
+        """A FROM item: the relation's rows of `topic`, whose events are in `table`."""
+        return table if self.name == topic else f"({self.sources[topic].replace('{topic}', table)})"
+
+    @property
+    def cte(self) -> str:
+        """`name AS (…)` over the topics themselves; empty for a topic."""
+        if self.name in TOPIC_COLUMNS:
+            return ""
+        return f"{self.name} AS ({' UNION ALL '.join(s.replace('{topic}', t) for t, s in self.sources.items())})"
+
+
+def install_macros(con: duckdb.DuckDBPyConnection) -> None:
+    """Defines tumble, hop and session."""
+    con.execute(MACROS.read_text())
+
+
+def create_relations(con: duckdb.DuckDBPyConnection) -> None:
+    """Empty tables `orders` and `clicks` with the contracts' columns, and the relations over them."""
+    for topic, columns in TOPIC_COLUMNS.items():
+        con.execute(f"CREATE TABLE {topic} ({columns})")
+    con.execute(RELATIONS_SQL.read_text())
+
+
+@cache
+def scratch() -> duckdb.DuckDBPyConnection:
+    """A database without events, in which view files are bound."""
+    con = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": "false"})
+    install_macros(con)
+    create_relations(con)
+    return con
+
+
+@cache
+def relations() -> dict[str, Relation]:
+    """All relations by name, the topics first."""
+    sources: dict[str, dict[str, str]] = {topic: {topic: f"SELECT * FROM {topic}"} for topic in TOPIC_COLUMNS}
+    for statement in sqlglot.parse(RELATIONS_SQL.read_text(), dialect=ViewDialect):
+        assert isinstance(statement, exp.Create), "sql/relations.sql holds CREATE VIEW statements only"
+        sources[statement.this.name] = dict(_branch(b) for b in _branches(statement.expression))
+    con = scratch()
+    return {name: Relation(name, describe(con, f"FROM {name}"), found) for name, found in sources.items()}
+
+
+def describe(con: duckdb.DuckDBPyConnection, sql: str) -> dict[str, str]:
+    """Column -> type of a query."""
+    return {row[0]: row[1] for row in con.execute(f"DESCRIBE {sql}").fetchall()}
+
+
+def _branches(query: exp.Expr) -> list[exp.Expr]:
+    if isinstance(query, exp.Union):
+        return [*_branches(query.this), *_branches(query.expression)]
+    return [query]
+
+
+def _branch(query: exp.Expr) -> tuple[str, str]:
+    table = next(iter(query.find_all(exp.Table)))
+    topic = table.name
+    table.this.replace(exp.to_identifier("{topic}"))
+    return topic, to_sql(query).replace('"{topic}"', "{topic}")

@@ -1,0 +1,279 @@
+"""Groups of events in windows that the clock fixes (tumble, hop), or without windows: merge by (window, keys)."""
+
+# ruff: noqa: D102 - what a method of a plan does, `ViewPlan` says
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tallystream.views.aggregates import SETS, SKETCHES, Aggregate, Part, batch_of, final_of, parts_of
+from tallystream.views.dialect import ORIGIN, micros, quote
+from tallystream.views.plan import ViewPlan
+from tallystream.views.relations import Relation
+from tallystream.views.shape import Grouped, Window
+
+
+def fill(template: str, aggregates: Sequence[str], keys: Sequence[str], end: str) -> str:
+    """An output's SQL with its aggregates, keys and the window's end written out."""
+    template = re.sub(r"\bwindow_end\b", lambda _: end, template)
+    template = re.sub(r"\b__a(\d+)__\b", lambda m: aggregates[int(m[1])], template)
+    return re.sub(r"\b__k(\d+)__\b", lambda m: keys[int(m[1])], template)
+
+
+@dataclass(frozen=True)
+class GroupedPlan(ViewPlan):
+    """Partials merge into keyed rows.
+
+    count(DISTINCT x) has a table of members beside the rows, without an index, until the window is final; a
+    sketch is a column of the row. `partial_types`: the partial's columns, members included.
+    """
+
+    shape: Grouped
+    partial_types: dict[str, str]
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        return (self.shape.relation,)
+
+    @property
+    def window(self) -> Window | None:
+        return self.shape.window
+
+    @property
+    def description(self) -> str:
+        return self.shape.description
+
+    @property
+    def canonical(self) -> str:
+        return self.shape.canonical
+
+    @property
+    def forgets(self) -> bool:
+        return self.window is not None and any(a.kind in SETS for a in self.aggregates)
+
+    @property
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        """The aggregates as they are kept."""
+        return self.shape.aggregates
+
+    @cached_property
+    def in_row(self) -> bool:
+        """Whether rows hold sets, and so are replaced, not upserted: an upsert of a long list rewrites an index."""
+        return any(a.kind in SKETCHES for a in self.aggregates)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The mergeable columns of a row; without the members that have a table of their own."""
+        return parts_in(self.aggregates, self.in_row)
+
+    @cached_property
+    def members(self) -> list[int]:
+        """The aggregates that have a table of members."""
+        return [] if self.in_row else [i for i, a in enumerate(self.aggregates) if a.kind == "distinct"]
+
+    @property
+    def sets(self) -> list[Part]:
+        """The columns that hold a set."""
+        return [p for p in self.parts if p.shown]
+
+    @property
+    def key_columns(self) -> list[str]:
+        """The columns that tell one state row from another."""
+        return (["window_start"] if self.window else []) + [f"k{i}" for i in range(len(self.shape.keys))]
+
+    @property
+    def primary_key(self) -> str:
+        return "" if self.in_row else "_key"
+
+    @property
+    def key_sql(self) -> str:
+        """The state's key over the key columns: a 128-bit hash, for ON CONFLICT never matches NULL, and NULL is a key."""
+        packed = ", ".join(f"{k} := CAST({k} AS {self.state_types[k]})" for k in self.key_columns) or "all_rows := true"
+        return f"md5_number(CAST(to_json(struct_pack({packed})) AS VARCHAR))"
+
+    def same_key(self, one: str, other: str) -> str:
+        """Whether two rows are of one group."""
+        return " AND ".join(f"{one}.{k} IS NOT DISTINCT FROM {other}.{k}" for k in self.key_columns) or "true"
+
+    def partial_sql(self, relation: str, topic: str = "") -> str:
+        return partial_sql(self.shape, self.in_row, self.shape.relation.over(topic or self.topics[0], relation))
+
+    def state_ddl(self) -> list[str]:
+        keys = [f"{k} {self.state_types[k]}" for k in self.key_columns]
+        tables = [
+            f"CREATE TABLE IF NOT EXISTS {self.table(f'__m{i}')} ({', '.join([*keys, f'member {self._member_type(i)}'])})"
+            for i in self.members
+        ]
+        return super().state_ddl() + tables
+
+    def _member_type(self, i: int) -> str:
+        return self.partial_types[f"a{i}m"].removesuffix("[]")
+
+    def merge_sql(self, delta: str) -> list[str]:
+        keys, names = self.key_columns, [p.name for p in self.parts]
+        group = f" GROUP BY {', '.join(keys)}" if keys else ""
+        if self.in_row:
+            return self._replace_sql(delta)
+        counted = [f"a{i}" for i in self.members]
+        new = [s for i in self.members for s in self._new_members_sql(i, delta)]
+        combined = ", ".join([*keys, *(f"{p.combine} AS {p.name}" for p in self.parts)])
+        source = f"(SELECT {combined} FROM {delta}{group}) AS d"
+        for i in self.members:
+            source += f" LEFT JOIN (SELECT {', '.join([*keys, 'count(*) AS n'])} FROM tally_new{i}{group}) AS n{i} ON {self.same_key('d', f'n{i}')}"
+        typed = [f"CAST(d.{c} AS {self.state_types[c]}) AS {c}" for c in [*keys, *names]]
+        typed += [f"coalesce(n{i}.n, 0) AS a{i}" for i in self.members]
+        updates = [f"{p.name} = {p.update}" for p in self.parts] + [f"{c} = stored.{c} + excluded.{c}" for c in counted]
+        return [
+            *new,
+            f"INSERT INTO {self.state} AS stored ({', '.join(['_key', *keys, *names, *counted])}) "
+            f"SELECT {self.key_sql} AS _key, * FROM (SELECT {', '.join(typed)} FROM {source}) "
+            f"ON CONFLICT (_key) DO UPDATE SET {', '.join(updates)}",
+        ]
+
+    def _new_members_sql(self, i: int, delta: str) -> list[str]:
+        """The members that their groups did not have, into `tally_new<i>` and the table of members.
+
+        The delta is the small side of the join, so that DuckDB skips the members of other windows by their zone maps.
+        """
+        table, keys = self.table(f"__m{i}"), ", ".join(self.key_columns)
+        listed = ", ".join(self.key_columns) + (", " if keys else "")
+        same = f"{self.same_key('m', 'd')} AND m.member = d.member"
+        told = f"SELECT DISTINCT {listed}unnest(a{i}m) AS member FROM {delta}"
+        return [
+            f"CREATE OR REPLACE TEMP TABLE tally_told{i} AS {told}",
+            f"CREATE OR REPLACE TEMP TABLE tally_new{i} AS SELECT d.* FROM tally_told{i} d ANTI JOIN "
+            f"(SELECT d.* FROM {table} m JOIN tally_told{i} d ON {same}) m ON {same}",
+            f"INSERT INTO {table} SELECT * FROM tally_new{i}",
+        ]
+
+    def _replace_sql(self, delta: str) -> list[str]:
+        keys, names = self.key_columns, [p.name for p in self.parts]
+        group = f" GROUP BY {', '.join(keys)}" if keys else ""
+        touched = f"SELECT s.rowid AS _row, s.* FROM {self.state} s SEMI JOIN {delta} d ON {self.same_key('s', 'd')}"
+        both = f"SELECT {', '.join([*keys, *names])} FROM tally_touched UNION ALL BY NAME SELECT {', '.join([*keys, *names])} FROM {delta}"
+        combined = ", ".join([*keys, *(f"{p.combine} AS {p.name}" for p in self.parts)])
+        settled = ", ".join(
+            [*keys, *(f"CAST({p.settled} AS {self.state_types[p.name]}) AS {p.name}" for p in self.parts)]
+        )
+        return [
+            f"CREATE OR REPLACE TEMP TABLE tally_touched AS {touched}",
+            f"DELETE FROM {self.state} WHERE rowid IN (SELECT _row FROM tally_touched)",
+            f"INSERT INTO {self.state} BY NAME SELECT {settled} FROM (SELECT {combined} FROM ({both}){group})",
+        ]
+
+    def view_sql(self) -> str:
+        return self.shown(*self._finals(f"(rows.window_start + {micros(self.window.size)})" if self.window else ""))
+
+    def _finals(self, end: str) -> tuple[list[tuple[str, str]], str | None]:
+        """Outputs over a state row, and which rows are shown."""
+        made = [final_of(i, a, self.in_row) for i, a in enumerate(self.aggregates)]
+        keys = [f"k{i}" for i in range(len(self.shape.keys))]
+        outputs = [(o.name, fill(o.sql, made, keys, end)) for o in self.shape.outputs]
+        having = self.shape.having
+        return outputs, None if having is None else fill(having, made, keys, end)
+
+    def final_condition(self, alias: str) -> str | None:
+        return None if self.window is None else self.passed(f"{alias}.window_start + {micros(self.window.size)}")
+
+    @property
+    def frozen_columns(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for part in self.sets:
+            found |= {part.name: f"CAST(NULL AS {self.state_types[part.name]})", f"{part.name}c": part.shown}
+        return found
+
+    def freeze_sql(self, limit: int) -> list[str]:
+        final = self.final_condition("m")
+        if final is None:
+            return []
+        return super().freeze_sql(limit) + [
+            f"DELETE FROM {self.table(f'__m{i}')} m WHERE {final}" for i in self.members
+        ]
+
+    def thaw_sql(self, delta: str) -> list[str]:
+        if self.window is None:
+            return []
+        touched = f"SELECT c.rowid FROM {self.cold} c SEMI JOIN {delta} d ON {self.same_key('c', 'd')}"
+        return [
+            f"INSERT INTO {self.state} BY NAME SELECT * FROM {self.cold} WHERE rowid IN ({touched})",
+            f"DELETE FROM {self.cold} WHERE rowid IN ({touched})",
+        ]
+
+    def batch_sql(self) -> str:
+        return batch_sql(self.shape)
+
+    def shape_in_words(self) -> str:
+        w = self.window
+        if w is None:
+            return "merge by key"
+        shift = f", shifted by {w.shift / 1e6:g} s" if w.shift else ""
+        sets = "; members until the window is final" if self.members else "; sketches" if self.in_row else ""
+        return f"{w.kind}: size {w.size / 1e6:g} s, slide {w.slide / 1e6:g} s, pane {w.pane / 1e6:g} s{shift}; merge by (window, keys){sets}"
+
+
+def parts_in(aggregates: Sequence[Aggregate], in_row: bool) -> list[Part]:
+    """The mergeable columns of a row."""
+    kept = [(i, a) for i, a in enumerate(aggregates) if in_row or a.kind != "distinct"]
+    return [part for i, a in kept for part in parts_of(i, a)]
+
+
+def partial_sql(shape: Grouped, in_row: bool, source: str) -> str:
+    """A hop is aggregated by pane first, and only the panes are spread over their windows."""
+    parts = parts_in(shape.aggregates, in_row)
+    if not in_row:
+        sets = [(i, parts_of(i, a)[0]) for i, a in enumerate(shape.aggregates) if a.kind == "distinct"]
+        parts += [
+            Part(f"a{i}m", p.partial, p.combine.replace(f"a{i}", f"a{i}m"), "", p.settle.replace(f"a{i}", f"a{i}m"))
+            for i, p in sets
+        ]
+    where = f" WHERE {shape.where}" if shape.where else ""
+    keys = [f"{sql} AS k{i}" for i, sql in enumerate(shape.keys)]
+    made = [f"{p.partial} AS {p.name}" for p in parts]
+    w = shape.window
+    if w is None:
+        group = f" GROUP BY {', '.join(str(i + 1) for i in range(len(keys)))}" if keys else " HAVING count(*) > 0"
+        return f"SELECT {', '.join([*keys, *made])} FROM {source}{where}{group}"
+    origin = ORIGIN + (f" + {micros(w.shift)}" if w.shift else "")
+    group = f" GROUP BY {', '.join(str(i + 1) for i in range(len(keys) + 1))}"
+    start = f"time_bucket({micros(w.pane)}, event_time, {origin}) AS window_start"
+    panes = f"SELECT {', '.join([start, *keys, *made])} FROM {source}{where}{group}"
+    if w.kind == "tumble":
+        return panes
+    first = f"time_bucket({micros(w.slide)}, window_start - {micros(w.size)}, {origin}) + {micros(w.slide)}"
+    spread = f"unnest(generate_series({first}, window_start, {micros(w.slide)})) AS window_start"
+    names = ["window_start", *(f"k{i}" for i in range(len(keys)))]
+    combined = ", ".join([*names, *(f"{p.combine} AS {p.name}" for p in parts)])
+    settled = ", ".join([*names, *(f"{p.settled} AS {p.name}" for p in parts)])
+    spreaded = f"SELECT * EXCLUDE (window_start), {spread} FROM ({panes})"
+    return f"SELECT {settled} FROM (SELECT {combined} FROM ({spreaded}) GROUP BY {', '.join(names)})"
+
+
+def batch_sql(shape: Grouped) -> str:
+    """See `ViewPlan.batch_sql`."""
+    w, relation = shape.window, shape.relation
+    pairs = [batch_of(i, a) for i, a in enumerate(shape.aggregates)]
+    keys = [f"({sql}) AS k{i}" for i, sql in enumerate(shape.keys)]
+    bounds = ["window_start", "window_end"] if w else []
+    inner = [*bounds, *keys, *(f"{made} AS b{i}" for i, (made, _) in enumerate(pairs))]
+    source = relation.name
+    if w is not None:
+        args = {"tumble": [micros(w.size)], "hop": [micros(w.slide), micros(w.size)]}.get(w.kind)
+        args = (
+            [str(shape.session_key), micros(w.size)]
+            if args is None
+            else args + [f"shift := {micros(w.shift)}"] * bool(w.shift)
+        )
+        source = f"{w.kind}({relation.name}, {', '.join(args)})"
+    where = f" WHERE {shape.where}" if shape.where else ""
+    # A window is a group even when the file selects one of its bounds.
+    groups = [*bounds, *(f"({sql})" for sql in shape.keys)]
+    group = f" GROUP BY {', '.join(groups)}" if groups else " HAVING count(*) > 0"
+    names = [f"k{i}" for i in range(len(keys))]
+    shown = [f"({s})" for _, s in pairs]
+    outputs = ", ".join(f"{fill(o.sql, shown, names, 'window_end')} AS {quote(o.name)}" for o in shape.outputs)
+    having = f" WHERE {fill(shape.having, shown, names, 'window_end')}" if shape.having else ""
+    cte = f"WITH {relation.cte} " if relation.cte else ""
+    return f"{cte}SELECT {outputs} FROM (SELECT {', '.join(inner)} FROM {source}{where}{group}){having}"

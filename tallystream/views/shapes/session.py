@@ -1,0 +1,162 @@
+"""Sessions: neighbours in time of one key that are less than the gap apart, whatever the order they arrive in.
+
+A state row is a session (or one group of it, when the view has more keys than the session's): its first and
+last event, and its aggregates. Stored sessions of a key are a gap or more apart, so one is touched only by a
+fragment of the delta that is nearer than that; those are taken out, joined with the delta, and put back.
+"""
+
+# ruff: noqa: D102 - what a method of a plan does, `ViewPlan` says
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import duckdb
+import pyarrow as pa
+
+from tallystream.views.aggregates import Aggregate, Part, parts_of
+from tallystream.views.dialect import micros
+from tallystream.views.plan import ViewPlan
+from tallystream.views.shape import Grouped
+from tallystream.views.shapes.grouped import GroupedPlan, parts_in
+
+# Hidden: the rows of a session that WHERE lets pass. The session is made of all events, as in SQL.
+PASSED = "passed"
+
+
+@dataclass(frozen=True)
+class SessionPlan(GroupedPlan):
+    """Overlapping sessions merge, and their aggregates with them; sets are columns of the row."""
+
+    @property
+    def _gap(self) -> str:
+        assert self.shape.window is not None
+        return micros(self.shape.window.size)
+
+    @property
+    def _session_key(self) -> str:
+        return f"k{self.shape.keys.index(str(self.shape.session_key))}"
+
+    @cached_property
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        return kept_aggregates(self.shape)
+
+    @cached_property
+    def in_row(self) -> bool:
+        return True
+
+    @property
+    def members(self) -> list[int]:
+        return []
+
+    @property
+    def primary_key(self) -> str:
+        return ""
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        return session_parts(self.shape)
+
+    def partial_sql(self, relation: str, topic: str = "") -> str:
+        return session_partial_sql(self.shape, self.shape.relation.over(topic or self.topics[0], relation))
+
+    def merge_sql(self, delta: str) -> list[str]:
+        return self._merge_sql(delta, "true")
+
+    def merge(self, con: duckdb.DuckDBPyConnection, delta: pa.Table) -> None:
+        # The delta's bounds as constants: DuckDB then skips the stored sessions outside by their zone maps.
+        con.register("tally_delta", delta)
+        try:
+            found = con.execute("SELECT min(window_start), max(last_time) FROM tally_delta").fetchone()
+            assert found is not None
+            near = f"s.last_time > TIMESTAMP '{found[0]}' - {self._gap} AND s.window_start < TIMESTAMP '{found[1]}' + {self._gap}"
+            for statement in self._merge_sql("tally_delta", near):
+                con.execute(statement)
+        finally:
+            con.unregister("tally_delta")
+
+    def _near(self, s: str, d: str) -> str:
+        key = self._session_key
+        return (
+            f"{s}.{key} IS NOT DISTINCT FROM {d}.{key} AND {d}.window_start < {s}.last_time + {self._gap} "
+            f"AND {s}.window_start < {d}.last_time + {self._gap}"
+        )
+
+    def _merge_sql(self, delta: str, near: str) -> list[str]:
+        key, keys = self._session_key, [f"k{i}" for i in range(len(self.shape.keys))]
+        names = ["window_start", "last_time", *keys, *(p.name for p in self.parts)]
+        both = " UNION ALL ".join(f"SELECT {', '.join(names)} FROM {t}" for t in ("tally_touched", delta))
+        before = f"max(last_time) OVER (PARTITION BY {key} ORDER BY window_start, last_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        marked = f"SELECT *, CASE WHEN window_start < {before} + {self._gap} THEN 0 ELSE 1 END AS _first FROM ({both})"
+        numbered = f"SELECT *, sum(_first) OVER (PARTITION BY {key} ORDER BY window_start, last_time ROWS UNBOUNDED PRECEDING) AS _nr FROM ({marked})"
+        # Every group of a session has the session's bounds.
+        bounds = "min(window_start) OVER same AS window_start, max(last_time) OVER same AS last_time"
+        joined = f"SELECT * EXCLUDE (window_start, last_time), {bounds} FROM ({numbered}) WINDOW same AS (PARTITION BY {key}, _nr)"
+        grouped = ["window_start", "last_time", *keys]
+        combined = ", ".join([*grouped, *(f"{p.combine} AS {p.name}" for p in self.parts)])
+        settled = ", ".join(
+            [*grouped, *(f"CAST({p.settled} AS {self.state_types[p.name]}) AS {p.name}" for p in self.parts)]
+        )
+        return [
+            f"CREATE OR REPLACE TEMP TABLE tally_touched AS SELECT s.rowid AS _row, s.* FROM {self.state} s "
+            f"SEMI JOIN {delta} d ON {self._near('s', 'd')} WHERE {near}",
+            f"DELETE FROM {self.state} WHERE rowid IN (SELECT _row FROM tally_touched)",
+            f"INSERT INTO {self.state} BY NAME SELECT {settled} FROM "
+            f"(SELECT {combined} FROM ({joined}) GROUP BY {', '.join(grouped)})",
+        ]
+
+    def view_sql(self) -> str:
+        outputs, having = self._finals(f"(rows.last_time + {self._gap})")
+        passed = [f"{PASSED} > 0"] if self.shape.where else []
+        return self.shown(outputs, " AND ".join([*passed, *([f"({having})"] if having else [])]) or None)
+
+    def final_condition(self, alias: str) -> str | None:
+        return self.passed(f"{alias}.last_time + {self._gap}")
+
+    def freeze_sql(self, limit: int) -> list[str]:
+        return ViewPlan.freeze_sql(self, limit)
+
+    def thaw_sql(self, delta: str) -> list[str]:
+        touched = f"SELECT c.rowid FROM {self.cold} c SEMI JOIN {delta} d ON {self._near('c', 'd')}"
+        return [
+            f"INSERT INTO {self.state} BY NAME SELECT * FROM {self.cold} WHERE rowid IN ({touched})",
+            f"DELETE FROM {self.cold} WHERE rowid IN ({touched})",
+        ]
+
+    def shape_in_words(self) -> str:
+        assert self.shape.window is not None
+        return f"session by {self.shape.session_key}: gap {self.shape.window.size / 1e6:g} s; sessions that come nearer than that merge"
+
+
+def kept_aggregates(shape: Grouped) -> tuple[Aggregate, ...]:
+    """WHERE beside a session filters what is aggregated, not what the session is made of."""
+    return tuple(a.where(shape.where) for a in shape.aggregates)
+
+
+def session_parts(shape: Grouped) -> list[Part]:
+    """The mergeable columns of a session."""
+    parts = parts_in(kept_aggregates(shape), True)
+    if shape.where:
+        (passed,) = parts_of(0, Aggregate("count", ("*",), shape.where))
+        parts.append(Part(PASSED, passed.partial, f"CAST(sum({PASSED}) AS BIGINT)"))
+    return parts
+
+
+def session_partial_sql(shape: Grouped, source: str) -> str:
+    """The sessions of one batch."""
+    assert shape.window is not None
+    key, gap = shape.session_key, micros(shape.window.size)
+    by = f"PARTITION BY ({key}) ORDER BY event_time"
+    marked = f"SELECT *, CASE WHEN event_time < lag(event_time) OVER ({by}) + {gap} THEN 0 ELSE 1 END AS _first FROM {source}"
+    numbered = f"SELECT *, sum(_first) OVER ({by} ROWS UNBOUNDED PRECEDING) AS _nr FROM ({marked})"
+    keys = [f"{sql} AS k{i}" for i, sql in enumerate(shape.keys)]
+    made = [f"{p.partial} AS {p.name}" for p in session_parts(shape)]
+    groups = ["_nr", *(str(i + 3) for i in range(len(keys)))]
+    first, last = "min(event_time)", "max(event_time)"
+    if len(keys) > 1:
+        bounds = "min(event_time) OVER same AS _from, max(event_time) OVER same AS _to"
+        numbered = f"SELECT *, {bounds} FROM ({numbered}) WINDOW same AS (PARTITION BY ({key}), _nr)"
+        first, last, groups = "_from", "_to", [*groups, "1", "2"]
+    columns = ", ".join([f"{first} AS window_start", f"{last} AS last_time", *keys, *made])
+    return f"SELECT {columns} FROM ({numbered}) GROUP BY {', '.join(groups)}"
