@@ -14,7 +14,7 @@ JAVA = 17  # the oldest that Kafka 4's broker runs on
 
 
 def missing() -> str | None:
-    """Why Apache Kafka cannot run here; None when Java and Maven are there."""
+    """Why Apache Kafka cannot run here; None when Java is there and its jars are, or Maven brought them."""
     java = shutil.which("java")
     if java is None:
         return f"Apache Kafka needs Java {JAVA}: no java on the PATH"
@@ -24,6 +24,10 @@ def missing() -> str | None:
         return f"Apache Kafka needs Java {JAVA} or newer; `java -version` says {said.splitlines()[:1]}"
     if shutil.which("mvn") is None and not _ready(_folder()):
         return "Apache Kafka is fetched with Maven: no mvn on the PATH"
+    try:
+        class_path()
+    except RuntimeError as error:
+        return str(error)
     return None
 
 
