@@ -73,7 +73,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def tally(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
 ) -> None:
     """Every event is tallied exactly once, and everyone can check the books."""
 

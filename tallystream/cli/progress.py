@@ -38,7 +38,9 @@ class Progress:
             self._task = self._bar.add_task("tallying", total=sum(self._until.values()))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Takes the bar away."""
         if self._bar is not None:
             self._bar.stop()

@@ -13,11 +13,13 @@ from tallystream import settings as environment
 
 def run(
     until_end: Annotated[
-        bool, typer.Option("--until-end", help="Stop at the ends that the partitions have now, instead of running for ever.")
+        bool,
+        typer.Option("--until-end", help="Stop at the ends that the partitions have now, instead of running for ever."),
     ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the partitions.")] = 1,
     views: Annotated[
-        Path | None, typer.Option(help="Folder of the view files.", exists=True, file_okay=False, show_default="sql/views")
+        Path | None,
+        typer.Option(help="Folder of the view files.", exists=True, file_okay=False, show_default="sql/views"),
     ] = None,
 ) -> None:
     """Consume orders and clicks into the views, exactly once.

@@ -28,8 +28,12 @@ class Format(StrEnum):
 
 
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT; from standard input, or a prompt, when left out.")] = None,
-    format: Annotated[Format | None, typer.Option("--format", "-f", help="table for people, json or csv for programs.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="One SELECT; from standard input, or a prompt, when left out.")
+    ] = None,
+    format: Annotated[
+        Format | None, typer.Option("--format", "-f", help="table for people, json or csv for programs.")
+    ] = None,
 ) -> None:
     """Query the views, the ledger, late_events and dead_letters with DuckDB's SQL; reading only.
 
@@ -70,7 +74,9 @@ def answer(s: Settings, query: str, format: Format) -> None:
         Console(width=None if sys.stdout.isatty() else 10_000).print(as_table(names, types, rows[:SHOWN]))
         more = f", the first {SHOWN:,} shown" if len(rows) > SHOWN else ""
         took = f"{time.perf_counter() - began:.2f} s, {'live' if live else 'at rest'}"
-        Console(stderr=True, highlight=False).print(f"[dim]{len(rows):,} row{'' if len(rows) == 1 else 's'}{more}, {took}[/]")
+        Console(stderr=True, highlight=False).print(
+            f"[dim]{len(rows):,} row{'' if len(rows) == 1 else 's'}{more}, {took}[/]"
+        )
 
 
 def prompt(s: Settings, format: Format) -> None:

@@ -68,11 +68,15 @@ class Supervisor:
                     return code
                 failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
                 if failures > RESTARTS:
-                    self._console.print(f"[bold red]error:[/] the flow died {failures} times in a row; the last commit stands")
+                    self._console.print(
+                        f"[bold red]error:[/] the flow died {failures} times in a row; the last commit stands"
+                    )
                     return 1
                 # The failpoint has done its work: the restarted processes must live.
                 os.environ.pop("TALLY_FAILPOINT", None)
-                self._console.print(f"[yellow]the flow died (code {code}); restarting all its processes from the last commit[/]")
+                self._console.print(
+                    f"[yellow]the flow died (code {code}); restarting all its processes from the last commit[/]"
+                )
                 time.sleep(BACKOFF * 2 ** (failures - 1))
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tallystream.errors import BrokerError
 from tallystream.topics.batch import RawBatch
@@ -38,6 +38,12 @@ CONSUMER = {
 }
 
 
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    assert offset is not None, "a message that was consumed has an offset"
+    return offset
+
+
 class Gathered:
     """What a batch needs of its messages, in columns: the message objects themselves are dropped at once.
 
@@ -59,10 +65,10 @@ class Gathered:
         self.stamps += map(MILLISECONDS, map(Message.timestamp, got))
         # A None value is a tombstone; its length is that of nothing.
         self.size += sum(map(len, filter(None, values)))
-        first, last, n = got[0].offset(), got[-1].offset(), len(got)
+        first, last, n = _offset(got[0]), _offset(got[-1]), len(got)
         contiguous = last - first + 1 == n
-        self._offsets.append(np.arange(first, last + 1) if contiguous else np.fromiter(map(Message.offset, got), np.int64, n))
-        return int(last + 1)
+        self._offsets.append(np.arange(first, last + 1) if contiguous else np.fromiter(map(_offset, got), np.int64, n))
+        return last + 1
 
     @property
     def offsets(self) -> np.ndarray:
@@ -134,24 +140,34 @@ class PartitionReader:
             return None
         first, self.position = self.position, after
         return RawBatch(
-            self.topic, self.partition, first, after, found.offsets, np.array(found.stamps, np.int64), found.keys, found.values
+            self.topic,
+            self.partition,
+            first,
+            after,
+            found.offsets,
+            np.array(found.stamps, np.int64),
+            found.keys,
+            found.values,
         )
 
     def _end_or_raise(self, errors: list[Message]) -> int:
         """The position at the end of the partition; every other error is raised."""
         end = self.position
         for m in errors:
-            if m.error().code() != KafkaError._PARTITION_EOF:
-                if m.error().retriable() or m.error().code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            error = m.error()
+            assert error is not None, "only messages with an error come here"
+            if error.code() != KafkaError._PARTITION_EOF:
+                if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
                     continue  # librdkafka reconnects by itself; the position has not moved
-                raise BrokerError(f"{self.topic}/{self.partition} at offset {self.position}: {m.error().str()}; nothing after it was read")
-            if m.offset() != OFFSET_INVALID:
-                end = max(end, m.offset())
+                raise BrokerError(
+                    f"{self.topic}/{self.partition} at offset {self.position}: {error.str()}; nothing after it was read"
+                )
+            end = max(end, _offset(m))  # OFFSET_INVALID is negative
             self._rest()
         return end
 
     def _ask_whether_it_exists(self) -> None:
-        """librdkafka waits for a partition that is not there, without a word and for ever."""
+        """A partition that is not there is waited for by librdkafka without a word, and for ever."""
         if self._ask_at is None or time.monotonic() < self._ask_at:
             return
         self._ask_at = time.monotonic() + SILENCE

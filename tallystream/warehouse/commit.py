@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 import duckdb
 import pyarrow as pa
@@ -60,9 +61,11 @@ def chains(deltas: Sequence[Delta]) -> list[Chain]:
     for delta in deltas:
         by_partition.setdefault((delta.topic, delta.partition), []).append(delta)
     for (topic, partition), group in by_partition.items():
-        for before, after in zip(group, group[1:], strict=False):
+        for before, after in pairwise(group):
             if before.next != after.first:
-                raise FenceError(f"{topic}/{partition}: a batch ends at {before.next}, the next begins at {after.first}")
+                raise FenceError(
+                    f"{topic}/{partition}: a batch ends at {before.next}, the next begins at {after.first}"
+                )
     return [Chain(t, p, group) for (t, p), group in by_partition.items()]
 
 
@@ -79,7 +82,9 @@ class Committer:
         self.horizon_us = horizon_us
         found = con.execute("SELECT coalesce(max(id), 0) FROM ledger.commits").fetchone()
         self.last_id: int = found[0] if found else 0
-        self.building = {row[0] for row in con.execute("SELECT name FROM ledger.views WHERE status = 'building'").fetchall()}
+        self.building = {
+            row[0] for row in con.execute("SELECT name FROM ledger.views WHERE status = 'building'").fetchall()
+        }
 
     def commit(self, deltas: Sequence[Delta], now: datetime) -> int:
         """Commits all Deltas in one transaction; returns the commit's id.
@@ -150,7 +155,9 @@ class Committer:
                 [name, self.plans[name].version, chain.topic, chain.partition],
             ).fetchall()
             if [row[0] for row in stored] != [chain.first]:
-                raise FenceError(f"building {name}: {chain.topic}/{chain.partition} does not stand at offset {chain.first}")
+                raise FenceError(
+                    f"building {name}: {chain.topic}/{chain.partition} does not stand at offset {chain.first}"
+                )
             self.con.execute(
                 "UPDATE ledger.builds SET next_offset = ? WHERE name = ? AND version = ? AND topic = ? AND partition = ?",
                 [chain.next, name, self.plans[name].version, chain.topic, chain.partition],

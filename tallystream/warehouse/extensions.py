@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import duckdb
+from duckdb.func import FunctionNullHandling
 
 from tallystream.errors import WarehouseError
 from tallystream.warehouse.guard import authorize
@@ -61,7 +62,12 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
     try:
         load_extensions(con)
         con.create_function(
-            "tally_authorize", authorize, ["VARCHAR", "VARCHAR"], "VARCHAR", null_handling="special", side_effects=True
+            "tally_authorize",
+            authorize,
+            ["VARCHAR", "VARCHAR"],
+            "VARCHAR",
+            null_handling=FunctionNullHandling.SPECIAL,
+            side_effects=True,
         )
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
         con.execute("SET GLOBAL TimeZone = 'UTC'")

@@ -21,7 +21,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._events = Counter(
-            "tallystream_events", "Messages committed, by account", ["topic", "partition", "account"], registry=self.registry
+            "tallystream_events",
+            "Messages committed, by account",
+            ["topic", "partition", "account"],
+            registry=self.registry,
         )
         self._position = Gauge(
             "tallystream_position", "Next offset to be committed", ["topic", "partition"], registry=self.registry
@@ -40,7 +43,13 @@ class Metrics:
             if d.building:
                 continue
             labels = d.topic, str(d.partition)
-            accounts = {"applied": d.applied, "duplicate": d.duplicate, "late": d.late.num_rows, "dead": d.dead.num_rows, "shed": d.shed}
+            accounts = {
+                "applied": d.applied,
+                "duplicate": d.duplicate,
+                "late": d.late.num_rows,
+                "dead": d.dead.num_rows,
+                "shed": d.shed,
+            }
             for account, n in accounts.items():
                 self._events.labels(*labels, account).inc(n)
             self._position.labels(*labels).set(d.next)

@@ -66,7 +66,9 @@ def check_log(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> N
             continue
         found = logs[topic].ranges.get(partition)
         if found is None:
-            raise LogWentBackError(f"{topic}/{partition} stands at offset {position} and is gone from the broker. " + advice.format(topic))
+            raise LogWentBackError(
+                f"{topic}/{partition} stands at offset {position} and is gone from the broker. " + advice.format(topic)
+            )
         low, high = found
         if position > high:
             raise LogWentBackError(
@@ -81,7 +83,11 @@ def check_log(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> N
 
 
 def prepare(
-    con: duckdb.DuckDBPyConnection, plans: Mapping[str, ViewPlan], logs: Mapping[str, TopicLog], settings: Settings, now: datetime
+    con: duckdb.DuckDBPyConnection,
+    plans: Mapping[str, ViewPlan],
+    logs: Mapping[str, TopicLog],
+    settings: Settings,
+    now: datetime,
 ) -> list[PartitionStart]:
     """Makes the warehouse ready for a run, in one transaction, and says from where it starts.
 
@@ -160,7 +166,9 @@ def _register_views(
             continue
         for statement in plan.state_ddl():
             con.execute(statement)
-        con.execute("INSERT INTO ledger.views VALUES (?, ?, 'building', ?, ?, NULL)", [name, plan.version, plan.sql, now])
+        con.execute(
+            "INSERT INTO ledger.views VALUES (?, ?, 'building', ?, ?, NULL)", [name, plan.version, plan.sql, now]
+        )
         for topic in plan.topics:
             for partition, (low, _) in sorted(logs[topic].ranges.items()):
                 con.execute(
@@ -169,7 +177,8 @@ def _register_views(
                     [name, plan.version, low, low, topic, partition],
                 )
         left = con.execute(
-            "SELECT count(*) FROM ledger.builds WHERE name = ? AND version = ? AND next_offset < until_offset", [name, plan.version]
+            "SELECT count(*) FROM ledger.builds WHERE name = ? AND version = ? AND next_offset < until_offset",
+            [name, plan.version],
         ).fetchone()
         if left == (0,):
             publish(con, plan, now)

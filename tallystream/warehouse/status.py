@@ -54,7 +54,10 @@ def collect(settings: Settings) -> dict[str, Any]:
         "stream": "running" if live else "stopped",
         "last_commit": last,
         "balanced": all(p["consumed"] == sum(p[c] for c in COUNTS[1:]) for p in partitions),
-        "watermarks": {topic: iso(next((r["topic_watermark"] for (t, _), r in ledger.items() if t == topic), None)) for topic in logs},
+        "watermarks": {
+            topic: iso(next((r["topic_watermark"] for (t, _), r in ledger.items() if t == topic), None))
+            for topic in logs
+        },
         "partitions": partitions,
         "views": views,
     }

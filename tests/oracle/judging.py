@@ -95,7 +95,9 @@ def judge(
             books.dead.append(m.offset)
         elif books.newest is not None and time < books.newest - lateness:
             books.late.append(m.offset)
-        elif books.newest is not None and event["event_id"] in seen and seen[event["event_id"]] >= books.newest - horizon:
+        elif (
+            books.newest is not None and event["event_id"] in seen and seen[event["event_id"]] >= books.newest - horizon
+        ):
             books.duplicate.append(m.offset)
         else:
             books.applied.append(event)

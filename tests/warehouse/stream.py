@@ -58,9 +58,7 @@ class Stream:
         self.plans = load_views() if plans is None else plans
         found = {t: TopicLog(None, {p: (0, len(m)) for p, m in by.items()}) for t, by in self.logs.items()}
         self.starts = {(s.topic, s.partition): s for s in prepare(self.con, self.plans, found, self.settings, NOW)}
-        self.judges = {
-            key: Judge(*key, self.rules, s.max_event_time, s.memory) for key, s in self.starts.items()
-        }
+        self.judges = {key: Judge(*key, self.rules, s.max_event_time, s.memory) for key, s in self.starts.items()}
         self.building = {key: Judge(*key, self.rules) for key in self.starts}
         self.position = {key: s.build_from for key, s in self.starts.items()}
         self.tallier = Tallier(self.plans, threads=1)

@@ -163,7 +163,7 @@ def test_offsets_committed_apart_from_the_rows_are_noticed(tmp_path, monkeypatch
     stream.commit([delta])
     stream.start()
     stream.to_end()
-    with pytest.raises(AssertionError, match="clicks_per_minute|top_products"):
+    with pytest.raises(AssertionError, match=r"clicks_per_minute|top_products"):
         compare(stream.con, books(logs))
 
 

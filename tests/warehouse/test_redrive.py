@@ -88,7 +88,10 @@ def views_are(s, kept):
     marks = s.con.execute(
         "SELECT topic, partition, \"offset\" FROM ledger.redriven WHERE verdict = 'applied'"
     ).fetchall()
-    extra = {t: [decode(s.logs[t][p][o].key, s.logs[t][p][o].value, SCHEMAS) for t2, p, o in marks if t2 == t] for t in s.logs}
+    extra = {
+        t: [decode(s.logs[t][p][o].key, s.logs[t][p][o].value, SCHEMAS) for t2, p, o in marks if t2 == t]
+        for t in s.logs
+    }
     events = {t: [*(e for account in kept[t].values() for e in account.applied), *extra.get(t, [])] for t in kept}
     compare_views(s.con, events)
     return extra
