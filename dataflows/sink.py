@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -33,6 +34,8 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         self._writer = writer
         self._committing = ThreadPoolExecutor(1, "tally-commit")
         self._commit: Future[None] | None = None
+        self._lock = threading.Lock()  # of _ended and _running: the commit's thread takes what has ended meanwhile
+        self._running = False
 
     def write_batch(self, values: list[Delta]) -> None:
         """Keeps the Deltas for the commit."""
@@ -45,17 +48,38 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         Raises:
             TallyError: the commit before this one failed; it was rolled back, and nothing of this one is tried.
         """
-        self._ended += self._open
-        self._open = []
-        if self._commit is not None and (self._commit.done() or sum(d.consumed for d in self._ended) > WAITING):
+        with self._lock:
+            self._ended += self._open
+            self._open = []
+            running, much = self._running, sum(d.consumed for d in self._ended) > WAITING
+        if self._commit is not None and (not running or much):
             self._commit.result()
-            self._commit = None
-        if self._commit is None and self._ended:
-            self._begin()
+        self._begin()
 
     def _begin(self) -> None:
-        deltas, self._ended = self._ended, []
-        self._commit = self._committing.submit(self._commit_and_mirror, deltas)
+        with self._lock:
+            if self._running or not self._ended:
+                return
+            self._running = True
+        self._commit = self._committing.submit(self._commit_all)
+
+    def _commit_all(self) -> None:
+        """Commits until nothing has ended meanwhile.
+
+        Not left to the next `snapshot`: Bytewax calls it for epochs with events only, and the last events before a
+        pause would wait for the first ones after it.
+        """
+        try:
+            while True:
+                with self._lock:
+                    deltas, self._ended = self._ended, []
+                    if not deltas:
+                        self._running = False
+                        return
+                self._commit_and_mirror(deltas)
+        except BaseException:
+            self._running = False
+            raise
 
     def _commit_and_mirror(self, deltas: list[Delta]) -> None:
         self._writer.commit(deltas, datetime.now(UTC).replace(tzinfo=None))
@@ -73,9 +97,8 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         try:
             if self._commit is not None:
                 self._commit.result()
-            if self._ended:
-                self._begin()
-                assert self._commit is not None
+            self._begin()
+            if self._commit is not None:
                 self._commit.result()
         except BaseException as error:
             FAILED.append(error)
