@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tallystream.settings import HEARTBEAT
 from tallystream.views.plan import ViewPlan
 
 RELATION = "batch"
@@ -25,6 +27,7 @@ class Tallier:
 
     def tally(self, topic: str, events: pa.Table, names: Iterable[str] | None = None) -> dict[str, pa.Table]:
         """Partials of the views over `topic`, or of `names` among them; views with no row are left out."""
+        events = without_heartbeats(events)
         if not events.num_rows:
             return {}
         wanted = [(name, topic) for name in (self._names if names is None else names)]
@@ -36,3 +39,9 @@ class Tallier:
         finally:
             self._con.unregister(RELATION)
         return {name: table for name, table in partials.items() if table.num_rows}
+
+
+def without_heartbeats(events: pa.Table) -> pa.Table:
+    """The events that views are made of: heartbeats move the watermark, and are no facts of the shop."""
+    beats = pc.equal(events["event_type"], HEARTBEAT)
+    return events.filter(pc.invert(beats)) if pc.any(beats).as_py() else events

@@ -10,11 +10,15 @@ watermarks have passed all that could still be nearer; then right events that no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
 
 from tallystream.views.dialect import micros
-from tallystream.views.plan import ViewPlan
+from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.relations import Relation
 from tallystream.views.shape import Attribution, Side, Window
 
@@ -75,30 +79,79 @@ class AttributionPlan(ViewPlan):
         ]
 
     def merge_sql(self, delta: str) -> list[str]:
-        how = "max" if self.shape.backward else "min"
-        better = ">" if self.shape.backward else "<"
-        keys = ", ".join(self._keys)
+        return self._merge_sql(delta, None)
+
+    def merge(self, con: duckdb.DuckDBPyConnection, delta: pa.Table) -> None:
+        # The delta's times as constants: DuckDB then skips the stored rows outside by their zone maps.
+        con.register(DELTA, delta)
+        try:
+            query = f"SELECT min(t), max(t) FROM {DELTA} WHERE side = ?"
+            times = {side: con.execute(query, [side]).fetchone() for side in ("left", "right")}
+            for statement in self._merge_sql(DELTA, times):
+                con.execute(statement)
+        finally:
+            con.unregister(DELTA)
+
+    def _merge_sql(self, delta: str, times: Mapping[str, Any] | None) -> list[str]:
+        s, keys = self.shape, ", ".join(self._keys)
+        better = ">" if s.backward else "<"
         columns = ", ".join(c for c in self.state_types if c != "r")
-        offered = f"SELECT s.rowid AS _row, {how}(d.r) AS r FROM {self.state} s JOIN {delta} d ON d.side = 'right' AND {self._fits('s', 'd')} GROUP BY ALL"
-        best = (
-            f"SELECT l.n, {how}(x.r) AS r FROM {self.right} x JOIN tally_lefts l ON {self._fits('l', 'x')} GROUP BY ALL"
+        mine = (
+            f"SELECT s.rowid AS n, {keys}, s.t FROM {self.state} s SEMI JOIN {delta} d USING ({keys}) "
+            f"WHERE {self._lefts_near('s', times)}"
         )
         return [
             f"INSERT INTO {self.right} SELECT {keys}, t, r FROM {delta} WHERE side = 'right'",
-            f"UPDATE {self.state} AS s SET r = o.r FROM ({offered}) o WHERE s.rowid = o._row AND (s.r IS NULL OR o.r {better} s.r)",
+            f"UPDATE {self.state} AS s SET r = o.r FROM ({self._nearest(mine, f"(FROM {delta} WHERE side = 'right')")}) o "
+            f"WHERE s.rowid = o.n AND (s.r IS NULL OR o.r {better} s.r)",
             f"CREATE OR REPLACE TEMP TABLE tally_lefts AS SELECT {columns}, row_number() OVER () AS n FROM {delta} WHERE side = 'left'",
-            f"INSERT INTO {self.state} BY NAME SELECT l.* EXCLUDE (n), b.r FROM tally_lefts l LEFT JOIN ({best}) b USING (n)",
+            f"CREATE OR REPLACE TEMP TABLE tally_rights AS SELECT x.* FROM {self.right} x SEMI JOIN tally_lefts l USING ({keys}) "
+            f"WHERE {self._rights_near('x', times)}",
+            f"INSERT INTO {self.state} BY NAME SELECT l.* EXCLUDE (n), b.r FROM tally_lefts l "
+            f"LEFT JOIN ({self._nearest(f'SELECT n, {keys}, t FROM tally_lefts', 'tally_rights')}) b USING (n)",
         ]
 
-    def _fits(self, left: str, right: str) -> str:
-        """Whether the right row may be the left row's; NULL keys never are."""
-        s = self.shape
-        how = {(True, False): "<=", (True, True): "<", (False, False): ">=", (False, True): ">"}[s.backward, s.strict]
-        found = [f"{left}.{k} = {right}.{k}" for k in self._keys]
-        found.append(f"{right}.t {how} {left}.t + {micros(s.bound)}")
+    def _nearest(self, lefts: str, rights: str) -> str:
+        """(n, r): of each left row the nearest right one; of several at one time the one by event_id.
+
+        The join finds the time alone: it sorts no wide rows, and which of several it would take does not matter.
+        """
+        s, keys = self.shape, ", ".join(self._keys)
+        guard = ""
         if s.guard is not None and s.outer:
-            found.append(f"{right}.t {'>=' if s.backward else '<='} {left}.t + {micros(s.guard)}")
-        return " AND ".join(found)
+            # What every output takes for none: freezing may have dropped it, or not yet.
+            guard = f" WHERE x.t {'>=' if s.backward else '<='} l.t + {micros(s.guard)}"
+        listed = ", ".join(f"l.{k}" for k in self._keys)
+        at = f"SELECT l.n, {listed}, x.t FROM ({lefts}) l ASOF JOIN (SELECT {keys}, t FROM {rights}) x ON {self._fits('l', 'x')}{guard}"
+        return f"SELECT b.n, {'max' if s.backward else 'min'}(x.r) AS r FROM {rights} x JOIN ({at}) b USING ({keys}, t) GROUP BY b.n"
+
+    def _fits(self, left: str, right: str) -> str:
+        """The condition of the join ASOF; NULL keys never meet."""
+        s = self.shape
+        how = {(True, False): ">=", (True, True): ">", (False, False): "<=", (False, True): "<"}[s.backward, s.strict]
+        equal = [f"{left}.{k} = {right}.{k}" for k in self._keys]
+        return " AND ".join([*equal, f"{left}.t + {micros(s.bound)} {how} {right}.t"])
+
+    def _lefts_near(self, left: str, times: Mapping[str, Any] | None) -> str:
+        """Of left events, those that a right event of the delta can be for."""
+        if times is None or times["right"][0] is None:
+            return "true" if times is None else "false"
+        s, (first, last) = self.shape, times["right"]
+        if s.backward:
+            return f"{left}.t >= TIMESTAMP '{first}' - {micros(s.bound)}"
+        return f"{left}.t <= TIMESTAMP '{last}' - {micros(s.bound)}"
+
+    def _rights_near(self, right: str, times: Mapping[str, Any] | None) -> str:
+        """Of right events, those that can be for a left event of the delta."""
+        if times is None or times["left"][0] is None:
+            return "true" if times is None else "false"
+        s, (first, last) = self.shape, times["left"]
+        guarded = s.guard is not None and s.outer
+        if s.backward:
+            from_guard = f" AND {right}.t >= TIMESTAMP '{first}' + {micros(s.guard or 0)}" if guarded else ""
+            return f"{right}.t <= TIMESTAMP '{last}' + {micros(s.bound)}{from_guard}"
+        to_guard = f" AND {right}.t <= TIMESTAMP '{last}' + {micros(s.guard or 0)}" if guarded else ""
+        return f"{right}.t >= TIMESTAMP '{first}' + {micros(s.bound)}{to_guard}"
 
     def view_sql(self) -> str:
         return self.shown([(o.name, o.sql) for o in self.shape.outputs], None if self.shape.outer else "r IS NOT NULL")
@@ -127,7 +180,10 @@ class AttributionPlan(ViewPlan):
         return super().freeze_sql(limit) + dropped
 
     def thaw_sql(self, delta: str) -> list[str]:
-        touched = f"SELECT c.rowid FROM {self.cold} c SEMI JOIN (SELECT * FROM {delta} WHERE side = 'right') d ON {self._fits('c', 'd')}"
+        near = f"c.t + {micros(self.shape.bound)} {'>=' if self.shape.backward else '<='} d.t"
+        rights = f"SELECT * FROM {delta} WHERE side = 'right'"
+        equal = " AND ".join(f"c.{k} = d.{k}" for k in self._keys)
+        touched = f"SELECT c.rowid FROM {self.cold} c SEMI JOIN ({rights}) d ON {equal} AND {near}"
         return [
             f"INSERT INTO {self.state} BY NAME SELECT * FROM {self.cold} WHERE rowid IN ({touched})",
             f"DELETE FROM {self.cold} WHERE rowid IN ({touched})",

@@ -144,19 +144,32 @@ def session_parts(shape: Grouped) -> list[Part]:
 
 
 def session_partial_sql(shape: Grouped, source: str) -> str:
-    """The sessions of one batch."""
+    """The sessions of one batch.
+
+    Most keys have one session in a batch: theirs are plain groups, a fifth of the work of the windows that the
+    other keys need.
+    """
     assert shape.window is not None
     key, gap = shape.session_key, micros(shape.window.size)
-    by = f"PARTITION BY ({key}) ORDER BY event_time"
-    marked = f"SELECT *, CASE WHEN event_time < lag(event_time) OVER ({by}) + {gap} THEN 0 ELSE 1 END AS _first FROM {source}"
-    numbered = f"SELECT *, sum(_first) OVER ({by} ROWS UNBOUNDED PRECEDING) AS _nr FROM ({marked})"
     keys = [f"{sql} AS k{i}" for i, sql in enumerate(shape.keys)]
     made = [f"{p.partial} AS {p.name}" for p in session_parts(shape)]
-    groups = ["_nr", *(str(i + 3) for i in range(len(keys)))]
     first, last = "min(event_time)", "max(event_time)"
     if len(keys) > 1:
-        bounds = "min(event_time) OVER same AS _from, max(event_time) OVER same AS _to"
-        numbered = f"SELECT *, {bounds} FROM ({numbered}) WINDOW same AS (PARTITION BY ({key}), _nr)"
-        first, last, groups = "_from", "_to", [*groups, "1", "2"]
+        columns = ", ".join(["_from AS window_start", "_to AS last_time", *keys, *made])
+        bounds = f"SELECT *, {first} OVER same AS _from, {last} OVER same AS _to FROM ({_numbered(key, gap, source)})"
+        groups = ", ".join(["_nr", "1", "2", *(str(i + 3) for i in range(len(keys)))])
+        return f"SELECT {columns} FROM ({bounds} WINDOW same AS (PARTITION BY ({key}), _nr)) GROUP BY {groups}"
     columns = ", ".join([f"{first} AS window_start", f"{last} AS last_time", *keys, *made])
-    return f"SELECT {columns} FROM ({numbered}) GROUP BY {', '.join(groups)}"
+    several = f"SELECT {key} AS _key FROM {source} GROUP BY 1 HAVING {last} >= {first} + {gap}"
+    theirs = f"(SELECT * FROM {source} SEMI JOIN ({several}) ON ({key}) IS NOT DISTINCT FROM _key)"
+    return (
+        f"SELECT {columns} FROM {source} GROUP BY 3 HAVING {last} < {first} + {gap} "
+        f"UNION ALL SELECT {columns} FROM ({_numbered(key, gap, theirs)}) GROUP BY _nr, 3"
+    )
+
+
+def _numbered(key: str | None, gap: str, source: str) -> str:
+    """The rows with `_nr`, which counts the sessions of their key."""
+    by = f"PARTITION BY ({key}) ORDER BY event_time"
+    first = f"CASE WHEN event_time < lag(event_time) OVER ({by}) + {gap} THEN 0 ELSE 1 END"
+    return f"SELECT *, sum(_first) OVER ({by} ROWS UNBOUNDED PRECEDING) AS _nr FROM (SELECT *, {first} AS _first FROM {source})"
