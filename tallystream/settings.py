@@ -13,6 +13,8 @@ from tallystream.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[1]
 TOPICS = ("orders", "clicks")
+# The event_type that says what time it is, and nothing else: it moves the watermark and reaches no view.
+HEARTBEAT = "heartbeat"
 KAFKA_PREFIX = "TALLY_KAFKA_"
 
 

@@ -31,6 +31,10 @@ def generate(
         float, typer.Option(min=0, help="Seconds by which an event may arrive after newer ones.")
     ] = 0.0,
     malformed: Annotated[int, typer.Option(min=0, help="Messages that are no events; come on top.")] = 0,
+    heartbeat: Annotated[
+        bool,
+        typer.Option("--heartbeat", help="Tell idle partitions the time: at the end, and now and then with --rate."),
+    ] = False,
     start: Annotated[
         datetime | None,
         typer.Option(
@@ -63,14 +67,20 @@ def generate(
     ):
         task = bar.add_task("generating", total=events * (1 + duplicates))
         done = load.generate(
-            settings, shop, malformed, bool(rate), lambda n: bar.update(task, advance=n), lambda: interrupt.asked
+            settings,
+            shop,
+            malformed,
+            bool(rate),
+            lambda n: bar.update(task, advance=n),
+            lambda: interrupt.asked,
+            heartbeat,
         )
     for topic, count in sorted(done.messages.items()):
         typer.echo(f"published {count} messages to {topic}")
     total = sum(done.messages.values())
-    typer.echo(
-        f"seed {shop.seed}: {total - done.copies - done.malformed} events, {done.copies} copies, {done.malformed} malformed"
-    )
+    distinct = total - done.copies - done.malformed - done.heartbeats
+    beats = f", {done.heartbeats} heartbeats" if heartbeat else ""
+    typer.echo(f"seed {shop.seed}: {distinct} events, {done.copies} copies, {done.malformed} malformed{beats}")
     console.print(f"{done.seconds:.1f} s, {total / done.seconds:,.0f} messages/s")
 
 

@@ -33,16 +33,44 @@ def show(found: dict[str, Any], console: Console) -> None:
     colour = "green" if found["stream"] == "running" else "yellow"
     console.print(f"stream [{colour}]{found['stream']}[/]   broker {found['bootstrap_servers']}")
     last = found["last_commit"]
-    console.print(f"last commit #{last['id']} at {last['committed_at']} ({last['seconds'] * 1000:.0f} ms)" if last else "no commit yet")
+    console.print(
+        f"last commit #{last['id']} at {last['committed_at']} ({last['seconds'] * 1000:.0f} ms)"
+        if last
+        else "no commit yet"
+    )
     table = Table()
     for name in ("topic", "partition", "position", "log end", "lag", "watermark", *ACCOUNTS):
         table.add_column(name, justify="left" if name in ("topic", "watermark") else "right")
     for p in found["partitions"]:
-        cells = [p["topic"], p["partition"], p["position"], p["log_end"], p["lag"], p["watermark"], *(p[a] for a in ACCOUNTS)]
+        cells = [
+            p["topic"],
+            p["partition"],
+            p["position"],
+            p["log_end"],
+            p["lag"],
+            p["watermark"],
+            *(p[a] for a in ACCOUNTS),
+        ]
         table.add_row(*("-" if c is None else f"{c:,}" if isinstance(c, int) else c for c in cells))
     console.print(table)
     for view in found["views"]:
         built = "" if view["built"] is None else f" ({view['built']:.0%})"
-        console.print(f"view {view['name']} {view['status']}{built}")
+        rows = ", ".join(f"{n:,} {kind}" for kind, n in view.get("rows", {}).items() if n)
+        console.print(f"view {view['name']} {view['status']}{built}  rows: {rows or 'none'}")
+    console.print(
+        f"warehouse {found['bytes']['warehouse'] / 1e6:,.1f} MB, its log {found['bytes']['log'] / 1e6:,.1f} MB"
+    )
+    for p in found["idle"]:
+        behind = "it never had an event" if p["behind_seconds"] is None else f"{p['behind_seconds']:,.0f} s behind"
+        console.print(
+            f"[yellow]idle[/] {p['topic']}/{p['partition']} holds the watermark back ({behind}); "
+            f"its producer sends heartbeats, or once: tally produce --heartbeat --topic {p['topic']}"
+        )
+    for p in found["partitions"]:
+        if p["clock_ahead"]:
+            console.print(
+                f"[yellow]clock ahead[/] {p['topic']}/{p['partition']}: {p['clock_ahead']:,} dead letters whose event_time "
+                "was ahead of their own timestamp: a producer's clock is wrong"
+            )
     if not found["balanced"]:
         console.print("[bold red]the accounts do not balance[/]: consumed is not the sum of the others")

@@ -12,12 +12,14 @@ from tallystream.settings import TOPICS, Settings
 from tallystream.topics.client import ensure_topics
 from tallystream.topics.contracts import contract
 from tallystream.topics.encode import Encoder, wire_header
+from tallystream.topics.heartbeat import beat
 from tallystream.topics.publish import Publisher
 from tallystream.topics.registry import open_registry
 from tallystream.topics.shop import Shop, arrivals, tables
 from tallystream.topics.wire import zigzag
 
 SLICE = 16_384  # events encoded at once: enough to vectorise, little enough to show progress
+BEAT = 10.0  # seconds between two heartbeats of a paced run
 NAP = 0.05  # seconds between two looks at the clock of a paced run
 UNKNOWN_SCHEMA = 2**31 - 1
 Message = tuple[bytes | None, bytes | None]
@@ -26,12 +28,13 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Generated:
-    """What was delivered: messages by topic, and how many of them are copies and malformed."""
+    """What was delivered: messages by topic, and how many of them are copies, malformed and heartbeats."""
 
     messages: dict[str, int]
     copies: int
     malformed: int
     seconds: float
+    heartbeats: int = 0
 
 
 def broken(value: bytes) -> tuple[bytes | None, ...]:
@@ -56,23 +59,26 @@ def generate(
     paced: bool = False,
     tick: Tick = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
+    heartbeat: bool = False,
 ) -> Generated:
     """Publishes a shop; topics that are missing are created.
 
     `malformed` messages come on top, spread evenly. `paced`: an event is sent when as much time has
     passed since the beginning as its arrival is after `shop.start`. `tick` hears of each slice's length,
-    `stopped` is asked after each.
+    `stopped` is asked after each. `heartbeat`: every partition is told the newest event's time at the end, and in a
+    paced run every BEAT seconds; heartbeats come on top and count as messages.
 
     Raises:
         BrokerError: the broker does not answer, or messages were not delivered.
     """
     began = time.monotonic()
     topics = [t for t in TOPICS if t in shop.topics]
-    ensure_topics(settings, topics)
+    partitions = ensure_topics(settings, topics)
     registry = open_registry(settings)
     encoders = {t: Encoder(contract(t), registry.id_for(t)) for t in topics}
     publisher = Publisher(settings)
-    copies = made = seen = 0
+    copies = made = seen = newest = beats = 0
+    beaten = began
     samples: dict[str, Message] = {}
     for rows in _slices(shop, paced):
         for topic, events in tables(shop, rows):
@@ -84,10 +90,22 @@ def generate(
         due = malformed * seen // shop.events
         _send_broken(publisher, samples, made, due)
         made = due
+        newest = max(newest, int(rows["time"].max()))
+        if heartbeat and paced and time.monotonic() - beaten >= BEAT:
+            beats += _beat(publisher, encoders, partitions, newest)
+            beaten = time.monotonic()
         tick(len(rows))
         if stopped():
             break
-    return Generated(publisher.close(), copies, made, time.monotonic() - began)
+    if heartbeat and newest:
+        beats += _beat(publisher, encoders, partitions, newest)
+    return Generated(publisher.close(), copies, made, time.monotonic() - began, beats)
+
+
+def _beat(publisher: Publisher, encoders: dict[str, Encoder], partitions: dict[str, int], newest: int) -> int:
+    for topic, encoder in encoders.items():
+        beat(publisher, encoder, partitions[topic], newest)
+    return sum(partitions.values())
 
 
 def fill(settings: Settings, topic: str, events: int, partitions: int, seed: int = 1) -> Generated:

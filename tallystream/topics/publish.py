@@ -29,6 +29,7 @@ PRODUCER: dict[str, Any] = {
     # Only failures call back into Python: a callback for each success would halve the rate.
     "delivery.report.only.error": True,
 }
+CHOSEN_BY_KEY = -1
 
 
 class Publisher:
@@ -46,7 +47,9 @@ class Publisher:
         self._first_error: str | None = None
         self._trouble: str | None = None
 
-    def send(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> None:
+    def send(
+        self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes | None], partition: int = CHOSEN_BY_KEY
+    ) -> None:
         """Queues messages; waits while the queue is full, so that memory stays bounded.
 
         Raises:
@@ -58,7 +61,7 @@ class Publisher:
             for key, value in zip(keys, values, strict=True):
                 while True:
                     try:
-                        produce(topic, value, key, on_delivery=self._failed)
+                        produce(topic, value, key, partition, on_delivery=self._failed)
                         break
                     except BufferError:
                         poll(0.1)

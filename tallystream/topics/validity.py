@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tallystream.settings import HEARTBEAT
 from tallystream.topics.contracts import Contract
 from tallystream.topics.letters import FIRST_TIME, LAST_TIME
 from tallystream.topics.wire import Dead
 
-EVENT_TYPES = {"orders": pa.array(["OrderCreated", "StockReserved", "PaymentCompleted", "OrderCancelled"])}
+EVENT_TYPES = {"orders": pa.array(["OrderCreated", "StockReserved", "PaymentCompleted", "OrderCancelled", HEARTBEAT])}
 Fault = tuple[pa.Array, str, str]  # mask (null counts as a fault), reason, detail
 
 

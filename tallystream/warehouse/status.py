@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from tallystream.settings import TOPICS, Settings
 from tallystream.topics.client import kafka_config, topic_logs
-from tallystream.warehouse.read import open_reader
+from tallystream.warehouse.read import Reader, open_reader
 
 COUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
 LEDGER = f"""
@@ -21,6 +22,10 @@ LAST = """
     SELECT id, committed_at, min(seconds) AS seconds, sum(consumed)::BIGINT AS consumed
     FROM ledger.commits GROUP BY ALL ORDER BY id DESC LIMIT 1
 """
+AHEAD = """
+    SELECT topic, partition, count(*) AS n FROM main.dead_letters WHERE reason = 'clock_ahead' GROUP BY ALL
+"""
+STATE = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'state' ORDER BY 1"
 VIEWS = """
     SELECT v.name, v.version, v.status,
            (sum(b.next_offset - b.from_offset) / nullif(sum(b.until_offset - b.from_offset), 0))::DOUBLE AS built
@@ -36,16 +41,17 @@ def collect(settings: Settings) -> dict[str, Any]:
         BrokerError: the broker does not answer.
     """
     logs = topic_logs(settings, TOPICS)
-    live, ledger, last, views = False, {}, None, []
+    live, ledger, last, views, ahead = False, {}, None, [], {}
     if settings.warehouse.exists():
         with open_reader(settings) as reader:
             live = reader.live
             ledger = {(r["topic"], r["partition"]): r for r in _dicts(reader.rows(LEDGER))}
             commits = _dicts(reader.rows(LAST))
             last = {**commits[0], "committed_at": iso(commits[0]["committed_at"])} if commits else None
-            views = _dicts(reader.rows(VIEWS))
+            views = _sized(reader, _dicts(reader.rows(VIEWS)))
+            ahead = {(r["topic"], r["partition"]): r["n"] for r in _dicts(reader.rows(AHEAD))}
     partitions = [
-        _partition(topic, partition, high, ledger.get((topic, partition)))
+        _partition(topic, partition, high, ledger.get((topic, partition)), ahead.get((topic, partition), 0))
         for topic, (_, ranges) in sorted(logs.items())
         for partition, (_, high) in sorted(ranges.items())
     ]
@@ -59,11 +65,56 @@ def collect(settings: Settings) -> dict[str, Any]:
             for topic in logs
         },
         "partitions": partitions,
+        "idle": idle(partitions),
         "views": views,
+        "bytes": {
+            "warehouse": _size(settings.warehouse),
+            "log": _size(settings.warehouse.with_name(settings.warehouse.name + ".wal")),
+        },
     }
 
 
-def _partition(topic: str, partition: int, high: int, row: dict[str, Any] | None) -> dict[str, Any]:
+def idle(partitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Partitions that are read to their end and hold their topic's watermark back, with the seconds that it costs.
+
+    `behind_seconds` is null for one that never had an event: the topic has no watermark while it is silent. A
+    partition counts when it is further behind the newest of its topic than that one's lateness.
+    """
+    found = []
+    for topic in sorted({p["topic"] for p in partitions}):
+        here = [p for p in partitions if p["topic"] == topic]
+        spoken = [_time(p["watermark"]) for p in here if p["watermark"]]
+        for p in here if spoken else []:
+            behind = (max(spoken) - _time(p["watermark"])).total_seconds() if p["watermark"] else None
+            if p["lag"] == 0 and (behind is None or behind > p["lateness_seconds"]):
+                found.append({"topic": topic, "partition": p["partition"], "behind_seconds": behind})
+    return found
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.rstrip("Z"))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sized(reader: Reader, views: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The views with their rows by kind of table: hot, cold, and others (members, events that may be joined yet)."""
+    tables = [row[0] for row in reader.rows(STATE)[2]]
+    wanted = {t: v for t in tables for v in views if t.startswith(f"{v['name']}__{v['version']}")}
+    if not wanted:
+        return views
+    counts = ", ".join(f'(SELECT count(*) FROM state."{t}")' for t in wanted)
+    for view in views:
+        view["rows"] = {"hot": 0, "cold": 0, "others": 0}
+    for (table, view), n in zip(wanted.items(), reader.rows(f"SELECT {counts}")[2][0], strict=True):
+        suffix = table.removeprefix(f"{view['name']}__{view['version']}")
+        view["rows"][{"": "hot", "__cold": "cold"}.get(suffix, "others")] += n
+    return views
+
+
+def _partition(topic: str, partition: int, high: int, row: dict[str, Any] | None, ahead: int) -> dict[str, Any]:
     position = row["next_offset"] if row else 0
     newest: datetime | None = row["max_event_time"] if row else None
     watermark = None
@@ -76,6 +127,8 @@ def _partition(topic: str, partition: int, high: int, row: dict[str, Any] | None
         "log_end": high,
         "lag": max(0, high - position),
         "watermark": iso(watermark),
+        "lateness_seconds": (row["lateness"] or 0) if row else 0,
+        "clock_ahead": ahead,
         **{c: (row[c] if row else 0) for c in COUNTS},
     }
 

@@ -41,7 +41,7 @@ class Account:
         return {**found, "consumed": sum(found.values()), "shed": 0}
 
 
-ORDER_TYPES = {"OrderCreated", "StockReserved", "PaymentCompleted", "OrderCancelled"}
+ORDER_TYPES = {"OrderCreated", "StockReserved", "PaymentCompleted", "OrderCancelled", "heartbeat"}
 
 
 def decode(key: bytes | None, value: bytes | None, schemas: dict[int, Any]) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ seconds = st.one_of(st.integers(0, 600), st.sampled_from([0, 59, 60, 61, 119, 12
 @st.composite
 def order(draw):
     number = draw(st.integers(0, 30))
-    kind = draw(st.sampled_from(["OrderCreated", "StockReserved", "PaymentCompleted", "OrderCancelled"]))
+    kind = draw(st.sampled_from(["OrderCreated", "StockReserved", "PaymentCompleted", "OrderCancelled", "heartbeat"]))
     return {
         "event_id": f"o{number}",
         "event_type": kind,
@@ -43,7 +43,7 @@ def order(draw):
 def click(draw):
     return {
         "event_id": f"c{draw(st.integers(0, 40))}",
-        "event_type": draw(st.sampled_from(["view", "cart"])),
+        "event_type": draw(st.sampled_from(["view", "cart", "heartbeat"])),
         "event_time": BASE + timedelta(seconds=draw(seconds)),
         "user_id": draw(st.sampled_from(["ann", "bob", "cid"])),
         "session_id": None,
@@ -174,3 +174,41 @@ def test_batches_that_leave_a_hole_are_refused(tmp_path):
     with pytest.raises(FenceError, match="a batch ends at 5, the next begins at 10"):
         stream.commit([first, third])
     assert stream.con.execute("SELECT sum(consumed) FROM ledger.offsets").fetchone() == (0,)
+
+
+def test_a_heartbeat_moves_the_watermark_is_counted_and_reaches_no_view(tmp_path):
+    logs = with_heartbeat()
+    stream = Stream(tmp_path, logs, LATENESS, HORIZON)
+    stream.start()
+    stream.to_end()
+    compare(stream.con, books(logs))
+    assert stream.con.execute(
+        "SELECT applied, max_event_time FROM ledger.offsets WHERE topic = 'clicks'"
+    ).fetchall() == [(21, datetime(2026, 3, 1, 12, 5))]
+    assert stream.con.execute("SELECT watermark FROM ledger.watermarks WHERE topic = 'clicks'").fetchall() == [
+        (datetime(2026, 3, 1, 12, 5) - timedelta(seconds=LATENESS),)
+    ]
+    assert stream.con.execute("SELECT bool_and(is_final), sum(clicks) FROM clicks_per_minute").fetchall() == [
+        (True, 20)
+    ]
+
+
+def test_a_heartbeat_that_reached_a_view_would_be_noticed(tmp_path, monkeypatch):
+    """The negative control of the test above."""
+    monkeypatch.setattr("tallystream.views.tally.without_heartbeats", lambda events: events)
+    logs = with_heartbeat()
+    stream = Stream(tmp_path, logs, LATENESS, HORIZON)
+    stream.start()
+    stream.to_end()
+    with pytest.raises(AssertionError, match="clicks_per_minute"):
+        compare(stream.con, books(logs))
+
+
+def with_heartbeat():
+    logs = simple_logs()
+    event = {
+        "event_id": "hb", "event_type": "heartbeat", "event_time": BASE + timedelta(minutes=5), "user_id": "heartbeat",
+        "session_id": None, "product_id": None, "category": None, "brand": None, "url": None, "price_cents": None,
+    }  # fmt: skip
+    logs["clicks"][0].append(Message(20, None, b"heartbeat", encode("clicks", event)))
+    return logs
