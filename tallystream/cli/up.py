@@ -45,7 +45,17 @@ def up(
         console.print(f"broker  {kafka_config(s)['bootstrap.servers']}")
         ensure_topics(s)
         if rate:
-            command = [sys.executable, "-m", "tallystream.cli", "generate", "--events", str(2**40), "--rate", str(rate), "--heartbeat"]
+            command = [
+                sys.executable,
+                "-m",
+                "tallystream.cli",
+                "generate",
+                "--events",
+                str(2**40),
+                "--rate",
+                str(rate),
+                "--heartbeat",
+            ]
             quiet = subprocess.DEVNULL
             shop = subprocess.Popen(
                 command, start_new_session=True, stdout=quiet, stderr=quiet, preexec_fn=become_child
