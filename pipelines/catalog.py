@@ -74,14 +74,9 @@ def schema_of(types: dict[str, str], descriptions: dict[str, str] | None = None)
     return dg.TableSchema([dg.TableColumn(n, kind, description=told.get(n)) for n, kind in types.items()])
 
 
-def view_columns(plan: ViewPlan) -> dict[str, str]:
-    """Columns of a view, `is_final` included."""
-    return {**plan.types, **({"is_final": "BOOLEAN"} if plan.window else {})}
-
-
 def view_column_lineage(plan: ViewPlan) -> dg.TableColumnLineage:
     """From the topics' columns."""
-    found = view_lineage(plan, {t: topic_columns(t) for t in plan.topics})
+    found = view_lineage(plan)
     return _lineage({c: [(("topics", t), n) for t, n in deps] for c, deps in found.items()})
 
 

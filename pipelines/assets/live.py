@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from pipelines.catalog import catalog, schema_of, topic_columns, topic_key, view_column_lineage, view_columns, view_key
+from pipelines.catalog import catalog, schema_of, topic_columns, topic_key, view_column_lineage, view_key
+from tallystream.models.load import view_columns
 from tallystream.settings import TOPICS
 
 OWNER = "team:streaming"

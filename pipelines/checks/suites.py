@@ -84,7 +84,7 @@ def _check(
 
 def _view_rows(plan: ViewPlan) -> Callable[[Tally], pa.Table]:
     """The newest rows of a view; all where they are not too many."""
-    newest = "window_start" if plan.window else next(iter(plan.types))
+    newest = next((c for c in ("window_start", "order_time") if c in plan.types), next(iter(plan.types)))
     query = f"SELECT * FROM {quote(plan.name)} ORDER BY {quote(newest)} DESC LIMIT {MOST}"
 
     def rows(tally: Tally) -> pa.Table:

@@ -10,11 +10,14 @@ from sqlglot.lineage import Node, lineage
 from sqlglot.optimizer.qualify import qualify
 
 from tallystream.models.load import Model, Models
+from tallystream.settings import TOPICS
+from tallystream.views.dialect import ViewDialect
 from tallystream.views.plan import ViewPlan
-from tallystream.views.read import ViewDialect
+from tallystream.views.relations import Relation, relations
 
 Columns = dict[str, list[tuple[str, str]]]
 WINDOW = ("window_start", "window_end")
+TOPIC_FIELDS = {topic: set(relations()[topic].columns) for topic in TOPICS}
 
 
 def model_lineage(models: Models, types: dict[str, dict[str, str]], name: str) -> Columns:
@@ -49,14 +52,36 @@ def _leaves(node: Node) -> Iterable[tuple[str, str]]:
             yield relation, found.name.rpartition(".")[2].strip('"')
 
 
-def view_lineage(plan: ViewPlan, topic_columns: dict[str, list[str]]) -> Columns:
+def view_lineage(plan: ViewPlan) -> Columns:
     """Column of a live view -> the (topic, column) pairs that it is made of; windows come from event_time."""
     select = sqlglot.parse_one(plan.sql, dialect=ViewDialect)
+    sources = {r.name: _origins(r) for r in plan.relations}
+    aliases = {t.alias_or_name: t.name for t in select.find_all(exp.Table) if t.name in sources}
     found: Columns = {}
     for item in select.expressions:
-        names = {c.name for c in item.find_all(exp.Column)}
-        names = {"event_time" if n in WINDOW else n for n in names}
-        found[item.alias_or_name] = sorted((t, n) for t in plan.topics for n in names if n in topic_columns[t])
-    if plan.window:
+        pairs: set[tuple[str, str]] = set()
+        for column in item.find_all(exp.Column):
+            name = "event_time" if column.name in WINDOW else column.name
+            for relation in [aliases[column.table]] if column.table in aliases else list(sources):
+                pairs |= sources[relation].get(name, set())
+        found[item.alias_or_name] = sorted(pairs)
+    if plan.final_condition("rows") is not None:
         found["is_final"] = [(t, "event_time") for t in plan.topics]
+    return found
+
+
+def _origins(relation: Relation) -> dict[str, set[tuple[str, str]]]:
+    """Column of a relation -> the topics' columns that it shows."""
+    found: dict[str, set[tuple[str, str]]] = {name: set() for name in relation.columns}
+    for topic, sql in relation.sources.items():
+        if relation.name == topic:
+            return {name: {(topic, name)} for name in relation.columns}
+        branch = sqlglot.parse_one(sql.replace("{topic}", topic), dialect=ViewDialect)
+        inner = {a.alias: a.this for a in branch.find_all(exp.Alias) if a.find_ancestor(exp.Subquery)}
+        for item in branch.find(exp.Select).expressions:  # type: ignore[union-attr]
+            for column in item.find_all(exp.Column):
+                # `item.product_id` is a field of an unnested list: it comes from the list.
+                made = inner.get(column.table) or inner.get(column.name)
+                names = [c.name for c in made.find_all(exp.Column)] if made is not None else [column.name]
+                found[item.alias_or_name] |= {(topic, n) for n in names if n in TOPIC_FIELDS[topic]}
     return found

@@ -125,9 +125,13 @@ def _ordered(found: Mapping[str, Model]) -> list[str]:
         raise ModelError(f"models read each other in a circle: {' -> '.join(error.args[1])}; break it") from None
 
 
+def view_columns(plan: ViewPlan) -> dict[str, str]:
+    """Column -> DuckDB type of a view as people see it, `is_final` included."""
+    return {**plan.types, **({"is_final": "BOOLEAN"} if plan.final_condition("rows") is not None else {})}
+
+
 def _ddl(plan: ViewPlan) -> str:
-    columns = {**plan.types, **({"is_final": "BOOLEAN"} if plan.window else {})}
-    return ", ".join(f"{quote(name)} {kind}" for name, kind in columns.items())
+    return ", ".join(f"{quote(name)} {kind}" for name, kind in view_columns(plan).items())
 
 
 def _load(path: Path, layer: str) -> Model:

@@ -15,13 +15,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tallystream.settings import Settings
+from tallystream.settings import HEARTBEAT, Settings
 from tallystream.store.objects import Store
 from tallystream.topics.client import kafka_config, topic_logs
 from tallystream.topics.decode import Decoder
 from tallystream.topics.reader import PartitionReader
 from tallystream.topics.registry import open_registry
-from tallystream.views.loader import install_macros
+from tallystream.views.loader import create_relations, install_macros
 from tallystream.views.plan import ViewPlan, quote
 from tallystream.warehouse.archive_files import events_of, read, schema_of
 from tallystream.warehouse.archive_index import load
@@ -108,9 +108,12 @@ def recompute(plan: ViewPlan, events: pa.Table, chosen: Sequence[int]) -> pa.Tab
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as con:
         con.execute("SET TimeZone = 'UTC'")
         install_macros(con)
+        create_relations(con)
         con.register("all_events", events)
+        topic = plan.topics[0]
+        columns = ", ".join(quote(name) for name, *_ in con.execute(f"DESCRIBE {topic}").fetchall())
         con.execute(
-            f"CREATE TABLE {plan.topics[0]} AS SELECT * FROM all_events "
+            f"INSERT INTO {topic} SELECT {columns} FROM all_events WHERE event_type <> '{HEARTBEAT}' "
             'QUALIFY row_number() OVER (PARTITION BY partition, event_id ORDER BY "offset") = 1'
         )
         starts = ", ".join(f"make_timestamp({int(c)})" for c in chosen)

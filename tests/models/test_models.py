@@ -61,10 +61,16 @@ def test_lineage(models: Models) -> None:
     assert funnel["paid"] == [("stg_orders", "is_paid")]
     lines = model_lineage(models, types, "stg_order_lines")
     assert lines["revenue_cents"] == [("archive.orders", "items")]
-    revenue = view_lineage(load_views()["revenue_per_minute"], {"orders": ["event_time", "total_cents", "currency"]})
+    views = load_views()
+    revenue = view_lineage(views["revenue_per_minute"])
     assert revenue["revenue_cents"] == [("orders", "total_cents")]
     assert revenue["window_start"] == [("orders", "event_time")]
     assert revenue["orders"] == []
+    attributed = view_lineage(views["order_attribution"])
+    assert attributed["order_id"] == [("orders", "order_id")]
+    assert attributed["click_type"] == [("clicks", "event_time"), ("clicks", "event_type"), ("orders", "event_time")]
+    # Through a relation over both topics: a click's user_id, an order's customer_id.
+    assert view_lineage(views["sessions"])["user_id"] == [("clicks", "user_id"), ("orders", "customer_id")]
 
 
 def folder(at: Path, models: dict[str, str]) -> Path:

@@ -1,0 +1,241 @@
+"""Every job that the clock runs, in process, against a live stream; what it leaves is looked at from outside Dagster."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from pipelines.catalog import catalog, model_key
+from pipelines.checks import gx
+from pipelines.definitions import defs
+from tallystream.store.objects import open_store
+from tallystream.warehouse.archive_index import load, partitions
+from tallystream.warehouse.manifest import catalog as snapshots
+from tallystream.warehouse.status import collect
+from tests.pipelines.conftest import Plant
+
+
+def run(job: str, instance: dg.DagsterInstance, **kwargs: Any) -> dg.ExecuteInProcessResult:
+    return defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **kwargs)
+
+
+def facts(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> dict[str, Any]:
+    """The metadata of an asset's materialization."""
+    events = [e for e in result.all_events if e.event_type_value == "ASSET_MATERIALIZATION" and e.asset_key == key]
+    found = [e.materialization for e in events]
+    assert len(found) == 1, [str(m.asset_key) for m in found]
+    return {k: v.value for k, v in found[0].metadata.items()}
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    return {f"{e.asset_key.to_user_string()}:{e.check_name}": e for e in result.get_asset_check_evaluations()}
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    told = [e.event_specific_data.user_failure_data for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
+    assert len(told) == 1 and told[0] is not None, "the run failed without a sentence for a person"
+    return str(told[0].description)
+
+
+def hour(ago: int = 0) -> str:
+    return (datetime.now(UTC) - timedelta(hours=ago)).strftime("%Y-%m-%d-%H:00")
+
+
+def test_archive_has_every_committed_offset_and_tells_of_the_hour_asked_for(
+    plant: Plant, instance: dg.DagsterInstance
+) -> None:
+    result = run("archive", instance, partition_key=hour(1))
+    assert result.success
+    store = open_store(plant.settings)
+    status = collect(plant.settings)
+    for p in status["partitions"]:
+        assert p["position"] > 0
+        assert load(store, p["topic"], p["partition"]).next == p["position"]
+    told = facts(result, dg.AssetKey(["archive", "orders"]))
+    spans = [s for p in partitions(store, "orders") for s in load(store, "orders", p).spans]
+    assert told["dagster/partition_row_count"] == sum(
+        s.rows for s in spans if s.hour == int(datetime.now(UTC).timestamp()) // 3600 - 1
+    )
+    assert told["files_in_all"] == sum(len(s.pieces) for s in spans)
+    whole = run("archive", instance)
+    assert whole.success
+    rows = facts(whole, dg.AssetKey(["archive", "orders"]))["dagster/row_count"]
+    consumed = sum(p["consumed"] for p in status["partitions"] if p["topic"] == "orders")
+    undecodable = sum(s.dead_rows for s in spans)
+    assert rows + undecodable == consumed > 1000
+
+
+def test_a_backfill_of_a_day_of_the_archive_is_one_run(plant: Plant, instance: dg.DagsterInstance) -> None:
+    tags = {"dagster/asset_partition_range_start": hour(24), "dagster/asset_partition_range_end": hour(1)}
+    result = run("archive", instance, tags=tags)
+    assert result.success
+    keys = {e.partition for e in result.all_events if e.event_type_value == "ASSET_MATERIALIZATION"}
+    assert len(keys) == 24 and {hour(24), hour(1)} <= keys
+
+
+def test_snapshot(plant: Plant, instance: dg.DagsterInstance) -> None:
+    result = run("snapshot", instance)
+    assert result.success
+    told = facts(result, dg.AssetKey(["recovery", "snapshot"]))
+    newest = snapshots(open_store(plant.settings), None)[-1]
+    assert newest.good and newest.name == told["name"] and newest.manifest is not None
+    assert told["dagster/row_count"] == newest.manifest.rows > 1000
+    assert checks(result)["recovery/snapshot:is_whole"].passed
+
+
+def test_snapshots_expire_as_the_form_says(plant: Plant, instance: dg.DagsterInstance) -> None:
+    run("snapshot", instance)
+    config = {"ops": {"recovery__snapshot": {"config": {"keep_last": 1, "keep_days": 0.0}}}}
+    assert facts(run("snapshot", instance, run_config=config), dg.AssetKey(["recovery", "snapshot"]))["expired"] >= 1
+    assert len(snapshots(open_store(plant.settings), None)) == 1
+    config["ops"]["recovery__snapshot"]["config"]["keep_last"] = 0
+    refused = run("snapshot", instance, run_config=config)
+    (step,) = [e for e in refused.all_events if e.event_type_value == "STEP_FAILURE"]
+    assert not refused.success and "keep_last" in step.event_specific_data.error.to_string()
+
+
+def test_a_drill_reads_the_tail_while_the_stream_runs(plant: Plant, instance: dg.DagsterInstance) -> None:
+    run("snapshot", instance)
+    plant.generate(3000, 6)
+    plant.settle()
+    result = run("restore_drill", instance)
+    assert result.success
+    told = facts(result, dg.AssetKey(["recovery", "restore_drill"]))
+    assert told["tail_messages"] >= 3000
+    assert 0 < told["restore_seconds"] < told["rto_seconds"] and told["rpo_seconds"] > 0
+    assert all(e.passed for e in checks(result).values())
+    assert set(checks(result)["recovery/restore_drill:views_equal_the_live_ones"].metadata["compared"].value) == set(
+        catalog().views
+    )
+    assert not (plant.settings.root / "drill").exists()
+
+
+def test_a_damaged_snapshot_is_found_and_the_one_before_it_is_restored(
+    plant: Plant, instance: dg.DagsterInstance
+) -> None:
+    """A flipped byte, a missing file, a torn manifest: each newer than the good one, none restored."""
+    run("snapshot", instance)
+    store = open_store(plant.settings)
+    assert store.root is not None
+    good = snapshots(store, None)[-1].name
+    broken = []
+    for damage in ("flip", "missing", "torn"):
+        run("snapshot", instance)
+        name = snapshots(store, None)[-1].name
+        folder = store.root / "snapshots" / name
+        if damage == "torn":
+            (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes()[:200])
+        else:
+            file = max(folder.glob("*.parquet"), key=lambda p: p.stat().st_size)
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data) if damage == "flip" else file.unlink()
+        broken.append(name)
+    result = run("restore_drill", instance)
+    assert result.success
+    assert facts(result, dg.AssetKey(["recovery", "restore_drill"]))["snapshot"] == good
+    found = checks(result)
+    assert not found["recovery/restore_drill:newest_is_whole"].passed
+    assert found["recovery/restore_drill:views_equal_the_live_ones"].passed
+    told = json.dumps(found["recovery/restore_drill:newest_is_whole"].metadata["passed_over"].value)
+    assert all(name in told for name in broken)
+
+
+def test_every_check_of_quality_passes_on_a_sound_stream(plant: Plant, instance: dg.DagsterInstance) -> None:
+    result = run("quality", instance)
+    assert result.success
+    found = checks(result)
+    assert {k: e.description for k, e in found.items() if not e.passed} == {}
+    for topic in ("orders", "clicks"):
+        assert found[f"topics/{topic}:conservation"].metadata["consumed"].value > 1000
+    # It looked at something: parity recomputed final windows, and not none.
+    assert found["views/revenue_per_minute:parity"].metadata["windows"].value >= 2
+    assert found["views/top_products:parity"].metadata["rows"].value > 100
+    page = found["views/order_status:keys"].metadata["page"].path
+    assert "expect_column_values_to_be_unique" in Path(page).read_text() or "unique" in Path(page).read_text()
+
+
+def test_models_are_made_and_equal_the_same_question_to_the_live_views(
+    plant: Plant, instance: dg.DagsterInstance
+) -> None:
+    keys = [model_key(name) for name in catalog().models.models]
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=set(keys))
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    made = plant.settings.root / "models" / "marts"
+    paid = duckdb.sql(f"SELECT sum(paid_cents)::BIGINT FROM '{made}/customer_lifetime_value.parquet'").fetchone()
+    asked = plant.tally(
+        "sql",
+        "--format",
+        "json",
+        "SELECT sum(total_cents)::BIGINT AS n FROM order_status WHERE status = 'PaymentCompleted'",
+    )
+    assert paid is not None and paid[0] == json.loads(asked)[0]["n"] > 0
+    hours = duckdb.sql(f"SELECT sum(views)::BIGINT FROM '{made}/conversion_funnel_by_hour.parquet'").fetchone()
+    clicks = plant.tally(
+        "sql", "--format", "json", "SELECT sum(clicks)::BIGINT AS n FROM clicks_per_minute WHERE event_type = 'view'"
+    )
+    assert hours is not None and hours[0] == json.loads(clicks)[0]["n"]
+
+
+def test_a_broken_key_stops_the_models_downstream(
+    plant: Plant, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """stg_orders with two rows of one order: the lifetime values are not made of it."""
+    keys = {model_key("stg_orders"), model_key("customer_lifetime_value")}
+    good = gx.validate
+
+    def doubled(name: str, rows: Any, *more: Any) -> gx.Found:
+        import pyarrow as pa
+
+        return good(name, pa.concat_tables([rows, rows.slice(0, 1)]) if name == "stg_orders.keys" else rows, *more)
+
+    monkeypatch.setattr(gx, "validate", doubled)
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection=keys,
+        asset_check_selection=set(defs.resolve_asset_graph().asset_check_keys)
+        & {dg.AssetCheckKey(model_key("stg_orders"), "keys")},
+    )
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    made = {e.asset_key for e in result.all_events if e.event_type_value == "ASSET_MATERIALIZATION"}
+    assert made == {model_key("stg_orders")}
+    assert "unique" in checks(result)["staging/stg_orders:keys"].description
+
+
+def test_an_error_that_a_person_can_mend_is_one_sentence(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALLY_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("TALLY_OBJECT_STORE", raising=False)
+    assert "tally run" in failure(run("snapshot", instance))
+    assert "no snapshot" in failure(run("restore_drill", instance))
+
+
+def test_parity_and_drill_see_a_row_that_was_changed(plant: Plant, instance: dg.DagsterInstance) -> None:
+    """Negative control, at rest, and last: one order more in one minute, behind the stream's back."""
+    run("snapshot", instance)
+    plant.stop()
+    plan = catalog().views["revenue_per_minute"]
+    with duckdb.connect(str(plant.settings.warehouse)) as con:
+        tables = [
+            t
+            for (t,) in con.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'state' AND table_name LIKE 'revenue_per_minute%' ORDER BY 1"
+            ).fetchall()
+        ]
+        assert any(plan.version in t for t in tables)
+        for table in tables:
+            con.execute(f'UPDATE state."{table}" SET a0 = a0 + 1')
+    found = checks(run("quality", instance))
+    parity = found["views/revenue_per_minute:parity"]
+    assert not parity.passed and parity.metadata["differing"].value > 0
+    assert found["views/clicks_per_minute:parity"].passed
+    drilled = checks(run("restore_drill", instance))["recovery/restore_drill:views_equal_the_live_ones"]
+    assert not drilled.passed and list(drilled.metadata["differing"].value) == ["revenue_per_minute"]
