@@ -71,6 +71,9 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
         )
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
         con.execute("SET GLOBAL TimeZone = 'UTC'")
+        # For a left side that DuckDB thinks is small it joins ASOF by nested loops, and it thinks so of each new
+        # temporary table: 15 s instead of 0.1 s for 65 k orders and 210 k clicks.
+        con.execute("SET GLOBAL asof_loop_join_threshold = 0")
         con.execute(f"SET GLOBAL checkpoint_threshold = '{CHECKPOINT_WAL}'")
         lock_down(con, allowed_dirs)
     except BaseException:
