@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -38,21 +39,16 @@ def show(found: dict[str, Any], console: Console) -> None:
         if last
         else "no commit yet"
     )
-    table = Table()
-    for name in ("topic", "partition", "position", "log end", "lag", "watermark", *ACCOUNTS):
-        table.add_column(name, justify="left" if name in ("topic", "watermark") else "right")
+    # Narrow enough for 80 columns: each partition's own watermark is in the JSON.
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for name in ("partition", "position", "lag", *ACCOUNTS):
+        table.add_column(name, justify="left" if name == "partition" else "right", no_wrap=True)
     for p in found["partitions"]:
-        cells = [
-            p["topic"],
-            p["partition"],
-            p["position"],
-            p["log_end"],
-            p["lag"],
-            p["watermark"],
-            *(p[a] for a in ACCOUNTS),
-        ]
-        table.add_row(*("-" if c is None else f"{c:,}" if isinstance(c, int) else c for c in cells))
+        numbers = [p["position"], p["lag"], *(p[a] for a in ACCOUNTS)]
+        table.add_row(f"{p['topic']}/{p['partition']}", *(f"{n:,}" for n in numbers))
     console.print(table)
+    for topic, watermark in found["watermarks"].items():
+        console.print(f"watermark of {topic}: {watermark or 'none: a partition never had an event'}")
     for view in found["views"]:
         built = "" if view["built"] is None else f" ({view['built']:.0%})"
         rows = ", ".join(f"{n:,} {kind}" for kind, n in view.get("rows", {}).items() if n)
