@@ -118,7 +118,7 @@ def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Groupe
 
 
 def _first(error: duckdb.Error) -> str:
-    return str(error).split("\n\nLINE")[0].replace("\n", " ")
+    return str(error).split("\n\nLINE")[0].split("\tCandidate functions")[0].replace("\n", " ").strip()
 
 
 def _line(message: str, sql: str) -> int:

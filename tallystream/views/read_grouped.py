@@ -238,7 +238,7 @@ def _find_keys(select: exp.Select, items: dict[str, exp.Expr], reader: _Reader) 
     if group.args.get("all"):
         reader.keys += [b for i, b in enumerate(plain) if b not in plain[:i]]
         return
-    if any(group.args.get(kind) for kind in ("cube", "rollup", "grouping_sets")):
+    if any(group.args.get(kind) for kind in ("cube", "rollup", "grouping_sets")) or group.find(exp.Rollup, exp.Cube):
         raise reader.refuse("GROUP BY", "several groupings at once", "make a view for each")
     for listed in group.expressions:
         if listed.is_int and 0 < int(listed.name) <= len(bodies):

@@ -1,4 +1,12 @@
-"""Views that cannot be kept: by name, what their files hold."""
+"""Views that cannot be kept: by name, what their files hold. Run as a module it prints what is said of each."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tallystream.errors import ViewError
+from tallystream.views.loader import load_view
 
 TUMBLE = "FROM tumble(clicks, INTERVAL 1 MINUTE) GROUP BY ALL"
 BOTH = "orders AS o ASOF LEFT JOIN clicks AS c ON o.customer_id = c.user_id AND o.event_time >= c.event_time"
@@ -113,3 +121,20 @@ REFUSED: dict[str, str] = {
     "asof_one_name": "SELECT c.event_id FROM clicks ASOF JOIN clicks ON user_id = user_id AND event_time >= event_time",
     "asof_two_joins": f"SELECT o.order_id FROM {BOTH} ASOF JOIN clicks AS d ON o.customer_id = d.user_id AND o.event_time >= d.event_time",
 }  # fmt: skip
+
+
+def told(name: str) -> str:
+    """What is said of a view; empty when it is not refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.sql"
+        path.write_text(REFUSED[name], encoding="utf-8")
+        try:
+            load_view(path)
+        except ViewError as error:
+            return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    for name in REFUSED:
+        print(told(name))
