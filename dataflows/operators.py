@@ -76,6 +76,7 @@ def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
             b.schema_ids,
             partials,
             work.building,
+            b.min_event_time,
         )
 
     return op.map(name, up, step)

@@ -27,6 +27,8 @@ COMMANDS = {
     "produce": "Publish the events of a file.",
     "generate": "Publish the events of a synthetic shop.",
     "redrive": "Put late events or dead letters back into the views, once.",
+    "compact": "Move final rows to cold storage, shorten old books, checkpoint.",
+    "explain-row": "Which offsets, commits and code made a row of a view.",
     "archive": "Copy what was tallied to Parquet in the object store.",
     "snapshot": "Data, offsets and views into the object store.",
     "restore": "A snapshot becomes the warehouse of an empty TALLY_HOME.",
@@ -45,7 +47,8 @@ class LazyGroup(TyperGroup):
         """Imports the command's module; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        found: Any = getattr(importlib.import_module(f"tallystream.cli.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        found: Any = getattr(importlib.import_module(f"tallystream.cli.{module}"), module)
         if not isinstance(found, typer.Typer):
             app = typer.Typer(add_completion=False, rich_markup_mode="rich")
             app.command(name=cmd_name)(found)

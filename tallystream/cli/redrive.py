@@ -20,6 +20,7 @@ MEANING = {
     "undecodable": "dead as before: no event of the contract",
     "ahead": "dead as before: ahead of their own timestamp",
     "waiting": "younger than the lateness: redrive again later, or when the stream is stopped",
+    "settled": "older than what compaction keeps to amend: replay their windows instead",
     "unproven": "neither log nor archive tells whether they are copies: left alone",
 }
 

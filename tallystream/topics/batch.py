@@ -74,7 +74,7 @@ class JudgedBatch:
 
     consumed == applied + duplicate + late + dead. `memory` is what the judge must remember of this
     batch, packed (see `judge`); `max_event_time` is the partition's greatest accepted event time
-    after the batch, microseconds since the epoch, None before the first.
+    after the batch, microseconds since the epoch, None before the first. `min_event_time`: the least one applied in it.
     """
 
     topic: str
@@ -90,6 +90,7 @@ class JudgedBatch:
     memory_max_time: int | None
     max_event_time: int | None
     schema_ids: tuple[int, ...]
+    min_event_time: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ class Delta:
     """What one batch changes in the warehouse; the sink commits Deltas, and nothing else.
 
     `partials` maps a view's name to the rows of its plan's partial. `first`, `next`: offsets
-    half-open. A Delta with `building` set belongs to those views alone and touches no account.
+    half-open. `min_event_time`, `memory_max_time`: of the events applied, microseconds. A Delta with `building` set belongs to those views alone and touches no account.
     """
 
     topic: str
@@ -116,3 +117,4 @@ class Delta:
     schema_ids: tuple[int, ...]
     partials: dict[str, pa.Table] = field(default_factory=dict)
     building: frozenset[str] = frozenset()
+    min_event_time: int | None = None

@@ -101,6 +101,7 @@ class Judge:
             memory_max_time=newest,
             max_event_time=None if self._newest == NEVER else self._newest,
             schema_ids=decoded.schema_ids,
+            min_event_time=int(ids.times.min()) if len(ids) else None,
         )
 
     def _rows(self, decoded: DecodedBatch) -> _Rows:

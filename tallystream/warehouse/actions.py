@@ -14,7 +14,8 @@ from tallystream.errors import UsageError
 from tallystream.settings import Settings
 from tallystream.store.objects import open_store
 from tallystream.warehouse.archive_read import FullHistory
-from tallystream.warehouse.redrive import redrive
+from tallystream.warehouse.compact import compact
+from tallystream.warehouse.redrive import live_plans, redrive
 from tallystream.warehouse.redriven import TABLES, Kind
 from tallystream.warehouse.snapshot import snapshot
 
@@ -24,7 +25,8 @@ Action = Callable[[dict[str, Any]], dict[str, Any]]
 def recovery_actions(
     con: duckdb.DuckDBPyConnection, settings: Settings, lock: AbstractContextManager[object], *, live: bool = True
 ) -> dict[str, Action]:
-    """Actions by name: `snapshot` {} -> {"name"}, `redrive` {"kind", "where"} -> the numbers of a Summary.
+    """Actions by name: `snapshot` {} -> {"name"}, `redrive` {"kind", "where"} -> the numbers of a Summary,
+    `compact` {} -> what was moved, and sizes before and after.
 
     `lock` is the one that the writer's commits hold: a redrive works on its connection between two of them. A
     snapshot needs none, it has a cursor of its own.
@@ -41,4 +43,9 @@ def recovery_actions(
         history = FullHistory(settings, open_store(settings))
         return asdict(redrive(con, settings, kind, body.get("where"), now, history, lock, live))
 
-    return {"snapshot": take_snapshot, "redrive": drive_again}
+    def make_compact(_body: dict[str, Any]) -> dict[str, Any]:
+        with lock:
+            plans = live_plans(con)
+        return compact(con, settings, plans, lock, datetime.now(UTC).replace(tzinfo=None))
+
+    return {"snapshot": take_snapshot, "redrive": drive_again, "compact": make_compact}

@@ -20,6 +20,7 @@ from tallystream.errors import FenceError, WarehouseError
 from tallystream.failpoints import hit
 from tallystream.topics.batch import Delta
 from tallystream.views.plan import ViewPlan
+from tallystream.warehouse.cold import thaw
 
 COUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
 
@@ -168,8 +169,19 @@ class Committer:
             parts = [d.partials[name] for d in deltas if name in d.partials and d.partials[name].num_rows]
             if not parts:
                 continue
-            plan.merge(self.con, pa.concat_tables(parts))
+            delta = pa.concat_tables(parts)
+            if self._reaches_cold_rows(plan, [d for d in deltas if name in d.partials]):
+                thaw(self.con, plan, delta)
+            plan.merge(self.con, delta)
             hit("commit.inside_merge")
+
+    def _reaches_cold_rows(self, plan: ViewPlan, deltas: Sequence[Delta]) -> bool:
+        """Only when the watermark went back: the lateness was raised, or a partition was added. No look at the rows."""
+        row = self.con.execute(
+            "SELECT epoch_us(frozen_before) FROM ledger.frozen WHERE name = ? AND version = ?",
+            [plan.name, plan.version],
+        ).fetchone()
+        return row is not None and any(d.min_event_time is None or d.min_event_time < row[0] for d in deltas)
 
     def _insert(self, table: str, parts: list[pa.Table]) -> None:
         parts = [part for part in parts if part.num_rows]
@@ -227,7 +239,7 @@ class Committer:
         for chain in live:
             schema_ids = sorted({i for d in chain.deltas for i in d.schema_ids})
             self.con.execute(
-                f"INSERT INTO ledger.commits VALUES ({', '.join('?' * 16)})",
+                f"INSERT INTO ledger.commits VALUES ({', '.join('?' * 16)}, make_timestamp(?::BIGINT), make_timestamp(?::BIGINT), NULL)",
                 [
                     self.last_id + 1,
                     now,
@@ -240,6 +252,8 @@ class Committer:
                     schema_ids,
                     __version__,
                     time.perf_counter() - began,
+                    min((d.min_event_time for d in chain.deltas if d.min_event_time is not None), default=None),
+                    max((d.memory_max_time for d in chain.deltas if d.memory_max_time is not None), default=None),
                 ],
             )
 
@@ -266,4 +280,5 @@ def drop_state(con: duckdb.DuckDBPyConnection, name: str, version: str) -> None:
     for (table,) in tables:
         con.execute(f'DROP TABLE state."{table}"')
     con.execute("DELETE FROM ledger.views WHERE name = ? AND version = ?", [name, version])
+    con.execute("DELETE FROM ledger.frozen WHERE name = ? AND version = ?", [name, version])
     con.execute("DELETE FROM ledger.builds WHERE name = ? AND version = ?", [name, version])

@@ -201,7 +201,7 @@ def _catch_up(
             partials = tallier.tally(b.topic, b.applied, None)
             delta = Delta(
                 b.topic, b.partition, b.first, b.next, b.consumed, b.applied.num_rows, b.duplicate, b.late, b.dead, 0,
-                b.memory, b.memory_max_time, b.max_event_time, b.schema_ids, partials,
+                b.memory, b.memory_max_time, b.max_event_time, b.schema_ids, partials, frozenset(), b.min_event_time,
             )  # fmt: skip
             committer.commit([delta], datetime.min.replace(year=1970))
             messages += b.consumed

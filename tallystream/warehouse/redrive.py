@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -29,21 +29,24 @@ from tallystream.topics.registry import open_registry
 from tallystream.views.loader import load_view
 from tallystream.views.plan import ViewPlan
 from tallystream.views.tally import Tallier
+from tallystream.warehouse.cold import forgotten_before
 from tallystream.warehouse.copies import Applied, History, applied_of
 from tallystream.warehouse.redriven import TABLE, TABLES, Kind, merge, messages
 
 # Rows of one transaction: a live stream's commits wait for it, for well below a second.
 CHUNK = 20_000
+EPOCH = datetime(1970, 1, 1)
 
 
 @dataclass
 class Summary:
-    """What became of the rows that were chosen, in rows; `applied` + … + `unproven` is their number.
+    """What became of the rows that were chosen, in rows; `applied` + … + `settled` is their number.
 
     applied: in the views now. duplicate: the event is in them already, under another offset. Both are done
     with. The others stay to be redriven again: undecodable (dead as before), ahead (of their own timestamp,
     as before), waiting (younger than the lateness while a stream runs: a copy of theirs could still be
-    applied), unproven (so old that neither judge nor history can tell whether they are copies).
+    applied), unproven (so old that neither judge nor history can tell whether they are copies), settled (so old that
+    compaction dropped the members that a distinct count would need: a replay of their windows amends them).
     """
 
     applied: int = 0
@@ -52,6 +55,7 @@ class Summary:
     ahead: int = 0
     waiting: int = 0
     unproven: int = 0
+    settled: int = 0
 
     def add(self, other: Summary) -> None:
         """Sums up."""
@@ -107,7 +111,9 @@ def redrive(
                     [topic, partition],
                 ).fetchall()
                 applied = applied_of(reader, topic, partition, (name for (name,) in done))
-                verdicts = judge_again(decoder.decode(raw), applied, history, settings, live)
+                with lock:
+                    before = forgotten_before(con, plans, topic)
+                verdicts = judge_again(decoder.decode(raw), applied, history, settings, live, before)
                 with lock:
                     _commit(con, kind, verdicts, tallier, plans, now)
                 total.add(verdicts.summary)
@@ -137,7 +143,14 @@ def _choose(con: duckdb.DuckDBPyConnection, kind: Kind, where: str | None) -> li
     return [(topic, partition, np.array(offsets, np.int64)) for topic, partition, offsets in found]
 
 
-def judge_again(decoded: DecodedBatch, applied: Applied, history: History, settings: Settings, live: bool) -> _Verdicts:
+def judge_again(
+    decoded: DecodedBatch,
+    applied: Applied,
+    history: History,
+    settings: Settings,
+    live: bool,
+    settled_before: datetime | None = None,
+) -> _Verdicts:
     """Late no longer counts; dead and duplicate do. Changes nothing."""
     times = decoded.events["event_time"].cast(pa.int64()).to_numpy()
     stamps = decoded.raw.timestamps[decoded.rows]
@@ -146,13 +159,17 @@ def judge_again(decoded: DecodedBatch, applied: Applied, history: History, setti
     young = np.full(len(times), True) if since is None else times >= since
     # Of an older one, every later copy is late: no judge will ever apply it.
     waiting = young & ~ahead & live
-    open_ = ~ahead & ~waiting
+    settled = np.zeros(len(times), bool)
+    if settled_before is not None:
+        settled = ~ahead & (times < int((settled_before - EPOCH) / timedelta(microseconds=1)))
+        waiting &= ~settled
+    open_ = ~ahead & ~waiting & ~settled
     copy, known = np.zeros(len(times), bool), np.ones(len(times), bool)
     if open_.any():
         names = decoded.events["event_id"].filter(pa.array(open_)).combine_chunks()
         copy[open_], known[open_] = applied.copies(names, times[open_], history)
     good, duplicate = open_ & ~copy & known, open_ & copy
-    counts = [good, duplicate, decoded.dead, ahead, waiting, ~known]
+    counts = [good, duplicate, decoded.dead, ahead, waiting, ~known, settled]
     sums = [c.num_rows if isinstance(c, pa.Table) else int(np.count_nonzero(c)) for c in counts]
     return _Verdicts(decoded, times, good, duplicate, young, Summary(*sums))
 

@@ -21,6 +21,7 @@ from tallystream.topics.decode import Decoder
 from tallystream.topics.registry import open_registry
 from tallystream.views.plan import ViewPlan
 from tallystream.views.tally import Tallier
+from tallystream.warehouse.cold import thaw
 from tallystream.warehouse.copies import History, applied_of
 
 Kind = Literal["late", "dead"]
@@ -104,7 +105,8 @@ def redriven_events(con: duckdb.DuckDBPyConnection, settings: Settings, topic: s
 
 
 def merge(con: duckdb.DuckDBPyConnection, plan: ViewPlan, partial: pa.Table) -> None:
-    """Merges a view's partial into its state; the caller holds the transaction."""
+    """Merges a view's partial into its state, final rows included; the caller holds the transaction."""
+    thaw(con, plan, partial)
     plan.merge(con, partial)
 
 

@@ -126,6 +126,20 @@ MIGRATIONS: list[str] = [
         value BLOB
     );
     """,
+    """
+    -- Of the events applied in a commit. `first_id`: of a row that stands for several commits, the first; NULL for one.
+    ALTER TABLE ledger.commits ADD COLUMN min_event_time TIMESTAMP;
+    ALTER TABLE ledger.commits ADD COLUMN max_event_time TIMESTAMP;
+    ALTER TABLE ledger.commits ADD COLUMN first_id BIGINT;
+
+    -- Up to which watermark a view's final rows are cold, and up to which what amends them was dropped.
+    CREATE TABLE ledger.frozen (
+        name VARCHAR NOT NULL,
+        version VARCHAR NOT NULL,
+        frozen_before TIMESTAMP NOT NULL,
+        forgotten_before TIMESTAMP
+    );
+    """,
 ]
 
 

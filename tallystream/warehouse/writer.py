@@ -18,6 +18,7 @@ from tallystream.topics.batch import Delta
 from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.actions import recovery_actions
 from tallystream.warehouse.commit import Committer
+from tallystream.warehouse.compactor import Compactor
 from tallystream.warehouse.extensions import open_writer_connection
 from tallystream.warehouse.metrics import Metrics
 from tallystream.warehouse.serve import LiveServer
@@ -53,9 +54,12 @@ class Writer:
         self._positions = dict(positions)
         self._committer = Committer(con, self._plans, s.lateness * 1_000_000, s.horizon * 1_000_000)
         actions = recovery_actions(con, s, self._lock)
+        compactor = Compactor(lambda: actions["compact"]({}))
         server = LiveServer(con, s, health=self.health, registry=self._metrics.registry, actions=actions)
         server.start()
         self._stack.callback(server.stop)
+        compactor.start()
+        self._stack.callback(compactor.stop)
 
     def commit(self, deltas: Sequence[Delta], now: datetime) -> None:
         """One transaction; see `Committer.commit`."""

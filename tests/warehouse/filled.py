@@ -75,7 +75,7 @@ def add(con: duckdb.DuckDBPyConnection, rows: int, number: int) -> None:
         [rows, rows, rows],
     )
     con.execute(
-        "INSERT INTO ledger.commits SELECT ?, ?, 'orders', 0, next_offset - ?, next_offset, ?, ?, 0, 0, 0, 0, NULL, [1, NULL], 'v', 0.1 "
+        "INSERT INTO ledger.commits SELECT ?, ?, 'orders', 0, next_offset - ?, next_offset, ?, ?, 0, 0, 0, 0, NULL, [1, NULL], 'v', 0.1, NULL, NULL, NULL "
         "FROM ledger.offsets WHERE topic = 'orders'",
         [number + 1, NOW, rows, rows, rows],
     )

@@ -90,7 +90,7 @@ class Stream:
         partials = self.tallier.tally(topic, b.applied, views or None)
         return Delta(
             topic, partition, b.first, b.next, b.consumed, b.applied.num_rows, b.duplicate, b.late, b.dead, 0,
-            b.memory, b.memory_max_time, b.max_event_time, b.schema_ids, partials, views,
+            b.memory, b.memory_max_time, b.max_event_time, b.schema_ids, partials, views, b.min_event_time,
         )  # fmt: skip
 
     def commit(self, deltas: list[Delta]) -> None:
