@@ -17,7 +17,7 @@ from tallystream.errors import TallyError
 if TYPE_CHECKING:
     from tallystream.cli.control_plane import ControlPlane
 
-READY = 120.0  # seconds for Dagster's UI on a busy machine
+READY = 180.0  # seconds for Dagster's UI on a busy machine
 
 
 def up(

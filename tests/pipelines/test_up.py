@@ -1,0 +1,188 @@
+"""`tally up` as a person has it: broker, shop, stream and Dagster's web UI; a run launched in a browser; a clean end.
+
+With TALLY_SCREENSHOTS=1 the pictures of the README are taken anew, into docs/img.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tallystream.settings import PROJECT
+from tests.pipelines.browser import Browser, browser, missing
+from tests.pipelines.conftest import ENVIRONMENT
+
+GROUPS = ("topics", "views", "archive", "staging", "marts", "recovery")
+PATIENCE = 150.0  # seconds for three programs to come up on a busy machine
+
+
+@dataclass
+class Up:
+    """A running `tally up`."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    log: Path
+    url: str
+
+    def graphql(self, query: str) -> Any:
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query}, timeout=30.0)
+        answer.raise_for_status()
+        return answer.json()["data"]
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tallystream.cli", "sql", "--format", "json", query],
+            env={**os.environ, **ENVIRONMENT, "TALLY_HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Started as a script's background job is: SIGINT is ignored, and Dagster would ignore SIGTERM with it."""
+    home = tmp_path_factory.mktemp("up") / "home"
+    log = home.parent / "up.log"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TALLY_", "DAGSTER_"))}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tallystream.cli", "up", "--rate", "200"],
+            env={**kept, **ENVIRONMENT, "TALLY_HOME": str(home)},
+            stdout=out,
+            stderr=out,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (lines := [line for line in log.read_text().splitlines() if line.startswith("ui ")]):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield Up(process, home, log, lines[0].split()[-1])
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def picture(window: Browser, name: str, wait: float = 2.0) -> None:
+    """One of the README's pictures; only when they are asked for."""
+    if os.environ.get("TALLY_SCREENSHOTS"):
+        time.sleep(wait)
+        window.screenshot(PROJECT / "docs" / "img" / f"{name}.png")
+
+
+def launch(window: Browser) -> None:
+    """Clicks until it counts: while the form is still being checked, the button does nothing."""
+
+    def launched() -> bool:
+        if "/runs/" in window.script("return location.pathname"):
+            return True
+        window.click("//button[contains(., 'Launch Run')]")
+        time.sleep(3)
+        return False
+
+    window.wait_for("the run", launched)
+
+
+def test_the_stream_tallies_and_the_control_plane_has_loaded(up: Up) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not up.sql("SELECT sum(clicks)::BIGINT AS n FROM clicks_per_minute")[0]["n"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    found = up.graphql(
+        "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"
+    )
+    assert found["workspaceOrError"]["locationEntries"] == [
+        {"name": "tallystream", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
+    ]
+    assert (up.home / "dagster" / "dagster.yaml").read_text() == (PROJECT / "pipelines" / "dagster.yaml").read_text()
+    assert not list(PROJECT.glob(".tmp_dagster_home*"))
+
+
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_a_job_launched_in_a_browser(up: Up, tmp_path: Path) -> None:
+    """The asset graph, the launchpad with its form filled in, the run, and what it left."""
+    with browser(tmp_path / "profile", 2400, 2300) as window:
+        expanded = ",".join(f"global@global:{group}" for group in GROUPS)
+        window.open(f"{up.url}/asset-groups?expanded={expanded}")
+        for asset in ("order_attribution", "stg_orders", "customer_lifetime_value"):
+            window.see(asset)
+        picture(window, "assets", 6)
+        window.open(f"{up.url}/locations/tallystream/jobs/snapshot/playground")
+        window.see("keep_last")
+        window.script("document.querySelector('.CodeMirror').CodeMirror.setValue(arguments[0])", FORM)
+        window.see("keep_last: 5")
+        picture(window, "launchpad")
+        launch(window)
+        window.see("Success", PATIENCE)
+        picture(window, "run", 4)
+        run = window.script("return location.pathname").rsplit("/", 1)[1]
+    found = up.graphql(f'{{ runOrError(runId: "{run}") {{ ... on Run {{ jobName status runConfigYaml }} }} }}')[
+        "runOrError"
+    ]
+    assert found["jobName"] == "snapshot" and found["status"] == "SUCCESS" and "keep_last: 5" in found["runConfigYaml"]
+    assert [p for p in (up.home / "store" / "snapshots").iterdir() if (p / "manifest.json").exists()]
+
+
+def test_sigterm_ends_all_of_it_and_leaves_nobody_behind(up: Up) -> None:
+    """Last in this module. Every process of it, down to Dagster's code server, and the embedded broker."""
+    children = descendants(up.process.pid)
+    assert len(children) >= 5
+    up.process.terminate()
+    assert up.process.wait(PATIENCE) == 0, up.log.read_text()
+    deadline = time.monotonic() + 20
+    while left := [pid for pid in children if alive(pid)]:
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        time.sleep(0.1)
+    assert "Dagster services shut down" in (up.home / "dagster" / "dagster.log").read_text()
+    assert not (up.home / "run" / "live.json").exists()
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, by /proc."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after = stat.read_text().rsplit(")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        parents.setdefault(int(after[1]), []).append(int(stat.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found += children
+        todo += children
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that waits to be buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+FORM = """ops:
+  recovery__snapshot:
+    config:
+      keep_last: 5
+      keep_days: 1.5
+"""
