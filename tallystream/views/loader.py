@@ -86,7 +86,7 @@ def _attribution(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: At
             if k not in state or v != '"NULL"'
         }
     del state["side"]
-    return AttributionPlan(path.stem, path, sql, describe(con, shape.batch_sql), state, shape)
+    return AttributionPlan(path.stem, path, sql, describe(con, sql.strip().rstrip(";")), state, shape)
 
 
 def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Grouped) -> ViewPlan:
@@ -96,7 +96,7 @@ def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Groupe
     source = shape.relation.over(topic, topic)
     made = session.session_partial_sql(shape, source) if is_session else grouped.partial_sql(shape, in_row, source)
     partial = describe(con, made)
-    types = describe(con, grouped.batch_sql(shape))
+    types = describe(con, sql.strip().rstrip(";"))
     state = {k: v for k, v in partial.items() if not re.fullmatch(r"a\d+m", k)}
     for i, a in enumerate(shape.aggregates):
         if a.kind in ("sum", "avg") and state.get(f"a{i}", state.get(f"a{i}s")) in FLOATS:

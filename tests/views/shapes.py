@@ -50,7 +50,11 @@ def distinct_hop(e: Events) -> Rows:
 def expressions(e: Events) -> Rows:
     groups = group(
         (r for r in tumble(e["clicks"], 15 * S) if r["event_type"] != "cart"),
-        lambda r: (*bounds(r), "none" if r["brand"] is None else r["brand"], "dear" if (r["price_cents"] or 0) >= 50 else "cheap"),
+        lambda r: (
+            *bounds(r),
+            "none" if r["brand"] is None else r["brand"],
+            "dear" if (r["price_cents"] or 0) >= 50 else "cheap",
+        ),
     )
     found = []
     for (start, end, brand, kind), m in groups.items():

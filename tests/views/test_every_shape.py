@@ -79,8 +79,8 @@ def logs_of(drawn):
     return logs
 
 
-def accepted(logs):
-    rules = {"lateness": timedelta(seconds=LATENESS), "horizon": timedelta(seconds=3600)}
+def accepted(logs, lateness=LATENESS):
+    rules = {"lateness": timedelta(seconds=lateness), "horizon": timedelta(seconds=3600)}
     return {t: [e for log in by.values() for e in judge(log, SCHEMAS, **rules).applied] for t, by in logs.items()}
 
 

@@ -203,7 +203,8 @@ class GroupedPlan(ViewPlan):
         ]
 
     def batch_sql(self) -> str:
-        return batch_sql(self.shape)
+        typed = ", ".join(f"CAST({quote(n)} AS {kind}) AS {quote(n)}" for n, kind in self.types.items())
+        return f"SELECT {typed} FROM ({batch_sql(self.shape)})"
 
     def shape_in_words(self) -> str:
         w = self.window
