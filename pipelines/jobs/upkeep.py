@@ -6,8 +6,9 @@ import dagster as dg
 from pydantic import Field
 
 from pipelines.assets.archive import archived
-from pipelines.tally import ARCHIVE, Tally, now, told
+from pipelines.tally import ARCHIVE, REWRITE, Tally, now, seconds, told
 from tallystream.warehouse.archive_merge import merge_archive
+from tallystream.warehouse.operate import compact_now
 
 RUN_DAYS = 14.0
 BATCH = 500  # runs removed by one compaction at most: each is a file and some rows
@@ -35,10 +36,29 @@ quality = dg.define_asset_job(
 )
 
 
-class MergeConfig(dg.Config):  # type: ignore[misc]
+class ForgetConfig(dg.Config):  # type: ignore[misc]
     """What the control plane forgets of itself."""
 
     run_days: float = Field(RUN_DAYS, ge=0, description="Days for which finished runs of Dagster are kept.")
+
+
+@dg.op(pool=REWRITE, description="Moves final rows from hot to cold tables, shortens old books, checkpoints the file.")
+def compact_warehouse(context: dg.OpExecutionContext, tally: Tally) -> None:
+    """By the writer of the running stream, in small transactions between its commits; at rest here."""
+    with told():
+        done = compact_now(tally.settings())
+    before, after = done["before"], done["after"]
+    context.add_output_metadata(
+        {
+            "rows_moved": sum(done["moved"].values()),
+            "commit_rows_joined": done["commit_rows_joined"],
+            "checkpointed": done["checkpointed"],
+            "bytes_before": before["warehouse_bytes"] + before["log_bytes"],
+            "bytes_after": after["warehouse_bytes"] + after["log_bytes"],
+            "seconds": seconds(done["seconds"]),
+            "views": dg.MetadataValue.json({name: after["views"][name] for name in sorted(done["moved"])}),
+        }
+    )
 
 
 @dg.op(pool=ARCHIVE, description="Merges the archive's small files of one hour into large ones.")
@@ -50,7 +70,7 @@ def merge_archive_files(context: dg.OpExecutionContext, tally: Tally) -> None:
 
 
 @dg.op(description="Removes old finished runs; Dagster itself keeps them for ever.")
-def forget_old_runs(context: dg.OpExecutionContext, config: MergeConfig) -> None:
+def forget_old_runs(context: dg.OpExecutionContext, config: ForgetConfig) -> None:
     """Ticks have their retention in dagster.yaml; runs have none there."""
     before = now() - timedelta(days=config.run_days)
     finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -66,5 +86,6 @@ def forget_old_runs(context: dg.OpExecutionContext, config: MergeConfig) -> None
 )
 def compact() -> None:
     """Each step is safe to repeat, and to be killed in."""
+    compact_warehouse()
     merge_archive_files()
     forget_old_runs()

@@ -1,12 +1,16 @@
-"""What commands and jobs do alike: a snapshot, the archive's next files; live or at rest."""
+"""What commands and jobs do alike: a snapshot, the archive's next files, a compaction; live or at rest."""
 
 from __future__ import annotations
+
+import contextlib
+from typing import Any
 
 from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
 from tallystream.store.objects import Store
+from tallystream.warehouse.actions import recovery_actions
 from tallystream.warehouse.archive import TARGETS, Archived, Target, archive
-from tallystream.warehouse.control import ask_writer, run_lock
+from tallystream.warehouse.control import ask_writer, open_prepared, run_lock
 from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.snapshot import open_at_rest, snapshot
 
@@ -42,3 +46,20 @@ def archive_committed(settings: Settings, store: Store) -> Archived:
     with open_reader(settings) as reader:
         _, _, rows = reader.rows(TARGETS)
     return archive(settings, store, [Target(*row) for row in rows])
+
+
+def compact_now(settings: Settings) -> dict[str, Any]:
+    """Final rows go cold, books are shortened, the file is checkpointed; see `compact` for what is told.
+
+    Raises:
+        WarehouseError: there is no warehouse, or the writer died meanwhile; running it again is safe.
+    """
+    if not settings.warehouse.exists():
+        raise WarehouseError(
+            f"there is no warehouse at {settings.warehouse}, so nothing to compact; `tally run` comes first"
+        )
+    answer = ask_writer(settings, "compact", {})
+    if answer is not None:
+        return answer
+    with run_lock(settings), open_prepared(settings) as con:
+        return recovery_actions(con, settings, contextlib.nullcontext(), live=False)["compact"]({})

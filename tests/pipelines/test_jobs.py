@@ -147,6 +147,25 @@ def test_a_damaged_snapshot_is_found_and_the_one_before_it_is_restored(
     assert all(name in told for name in broken)
 
 
+def test_compact_moves_final_rows_merges_files_and_forgets_old_runs(plant: Plant, instance: dg.DagsterInstance) -> None:
+    """The views say the same before and after, while the stream runs."""
+    query = "SELECT count(*) AS n, sum(hash(v))::VARCHAR AS h FROM revenue_per_minute v"
+    before = plant.tally("sql", "--format", "json", query)
+    old = run("snapshot", instance).run_id
+    result = run("compact", instance, run_config={"ops": {"forget_old_runs": {"config": {"run_days": 0.0}}}})
+    assert result.success
+    told = {
+        e.step_key: {k: v.value for k, v in e.event_specific_data.metadata.items()}
+        for e in result.all_events
+        if e.event_type_value == "STEP_OUTPUT"
+    }
+    assert told["compact_warehouse"]["views"]["revenue_per_minute"]["cold"] > 0
+    assert told["compact_warehouse"]["bytes_after"] > 0
+    assert told["merge_archive_files"]["files_after"] <= told["merge_archive_files"]["files_before"]
+    assert told["forget_old_runs"]["runs_removed"] > 0 and instance.get_run_by_id(old) is None
+    assert plant.tally("sql", "--format", "json", query) == before
+
+
 def test_every_check_of_quality_passes_on_a_sound_stream(plant: Plant, instance: dg.DagsterInstance) -> None:
     result = run("quality", instance)
     assert result.success
