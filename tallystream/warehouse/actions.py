@@ -25,8 +25,7 @@ Action = Callable[[dict[str, Any]], dict[str, Any]]
 def recovery_actions(
     con: duckdb.DuckDBPyConnection, settings: Settings, lock: AbstractContextManager[object], *, live: bool = True
 ) -> dict[str, Action]:
-    """Actions by name: `snapshot` {} -> {"name"}, `redrive` {"kind", "where"} -> the numbers of a Summary,
-    `compact` {} -> what was moved, and sizes before and after.
+    """Actions by name: `snapshot` {} -> {"name"}, `redrive` {"kind", "where"} -> a Summary, `compact` {} -> sizes.
 
     `lock` is the one that the writer's commits hold: a redrive works on its connection between two of them. A
     snapshot needs none, it has a cursor of its own.

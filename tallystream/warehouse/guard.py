@@ -36,6 +36,7 @@ TABLE_FUNCTIONS = frozenset(
         "duckdb_constraints",
         "duckdb_indexes",
         "pragma_table_info",
+        "provenance",
     ]
 )
 # Scalar functions that show the environment or settings, change a sequence or the log, or run SQL from a string.

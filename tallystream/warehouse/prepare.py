@@ -162,6 +162,10 @@ def _register_views(
             con.execute("UPDATE ledger.views SET status = 'superseded' WHERE name = ? AND version = ?", [name, version])
     kept = set(con.execute("SELECT name, version FROM ledger.views WHERE status = 'live'").fetchall())
     for name, plan in plans.items():
+        con.execute("DELETE FROM ledger.view_topics WHERE name = ?", [name])
+        con.executemany(
+            "INSERT INTO ledger.view_topics VALUES (?, ?, ?)", [[name, plan.version, topic] for topic in plan.topics]
+        )
         if (name, plan.version) in kept:
             continue
         for statement in plan.state_ddl():

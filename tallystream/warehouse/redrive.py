@@ -251,7 +251,7 @@ def live_plans(con: duckdb.DuckDBPyConnection) -> dict[str, ViewPlan]:
     rows = con.execute("SELECT name, version, sql FROM ledger.views WHERE status IN ('live', 'building')").fetchall()
     plans = {}
     for name, version, sql in rows:
-        plan = _plan(name, sql)
+        plan = plan_of(name, sql)
         if plan.version != version:
             raise WarehouseError(
                 f"view {name} was kept by another Tallystream (version {version}, now {plan.version}); "
@@ -262,7 +262,8 @@ def live_plans(con: duckdb.DuckDBPyConnection) -> dict[str, ViewPlan]:
 
 
 @cache
-def _plan(name: str, sql: str) -> ViewPlan:
+def plan_of(name: str, sql: str) -> ViewPlan:
+    """The plan of a view as the warehouse has its SQL."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.sql"
         path.write_text(sql, encoding="utf-8")

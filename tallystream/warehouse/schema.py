@@ -140,6 +140,20 @@ MIGRATIONS: list[str] = [
         forgotten_before TIMESTAMP
     );
     """,
+    """
+    CREATE TABLE ledger.view_topics (name VARCHAR NOT NULL, version VARCHAR NOT NULL, topic VARCHAR NOT NULL);
+
+    -- What can have made the rows of a view over the events in [from_time, to_time): one row a partition and commit.
+    CREATE MACRO main.provenance(view_name, from_time, to_time) AS TABLE
+        SELECT c.topic, c.partition, c.from_offset, c.to_offset, coalesce(c.first_id, c.id) AS first_commit,
+               c.id AS last_commit, c.committed_at, c.applied, c.min_event_time, c.max_event_time, c.watermark,
+               c.schema_ids, c.code_version, v.version AS view_version
+        FROM ledger.views v
+        JOIN ledger.view_topics t ON t.name = v.name AND t.version = v.version
+        JOIN ledger.commits c ON c.topic = t.topic
+        WHERE v.name = view_name AND v.status = 'live' AND c.applied > 0
+          AND coalesce(c.min_event_time < to_time, true) AND coalesce(c.max_event_time >= from_time, true);
+    """,
 ]
 
 
