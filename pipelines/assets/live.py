@@ -12,8 +12,8 @@ from tallystream.models.load import view_columns
 from tallystream.settings import TOPICS
 
 OWNER = "team:streaming"
-# The sensor looks once a minute: two missed looks warn, ten fail.
-LIVE = dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=10), warn_window=timedelta(minutes=3))
+# The sensor looks every other minute: two missed looks warn, seven fail.
+LIVE = dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=15), warn_window=timedelta(minutes=5))
 
 
 def topic_specs() -> list[dg.AssetSpec]:

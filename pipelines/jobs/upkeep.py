@@ -1,8 +1,11 @@
 """The jobs that the clock runs: archive, snapshot, restore drill, quality; and compaction."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
+from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from pydantic import Field
 
 from pipelines.assets.archive import archived
@@ -10,7 +13,7 @@ from pipelines.tally import ARCHIVE, REWRITE, Tally, now, seconds, told
 from tallystream.warehouse.archive_merge import merge_archive
 from tallystream.warehouse.operate import compact_now
 
-RUN_DAYS = 14.0
+RUN_DAYS, EVENT_DAYS = 14.0, 3.0
 BATCH = 500  # runs removed by one compaction at most: each is a file and some rows
 
 archive = dg.define_asset_job(
@@ -40,6 +43,9 @@ class ForgetConfig(dg.Config):  # type: ignore[misc]
     """What the control plane forgets of itself."""
 
     run_days: float = Field(RUN_DAYS, ge=0, description="Days for which finished runs of Dagster are kept.")
+    event_days: float = Field(
+        EVENT_DAYS, ge=0, description="Days for which reports of sensors are kept: the plots' length."
+    )
 
 
 @dg.op(pool=REWRITE, description="Moves final rows from hot to cold tables, shortens old books, checkpoints the file.")
@@ -78,7 +84,27 @@ def forget_old_runs(context: dg.OpExecutionContext, config: ForgetConfig) -> Non
     gone = [r.run_id for r in context.instance.get_runs(wanted, limit=BATCH)]
     for run_id in gone:
         context.instance.delete_run(run_id)
-    context.add_output_metadata({"runs_removed": len(gone)})
+    events = forget_reports(context.instance, now() - timedelta(days=config.event_days))
+    context.add_output_metadata({"runs_removed": len(gone), "reports_removed": events})
+
+
+def forget_reports(instance: dg.DagsterInstance, before: datetime) -> int:
+    """Removes what sensors reported before a time (UTC, naive); returns how many reports there were.
+
+    Dagster keeps events without a run for ever: with seven views some fifty megabytes a day. It has no way of its own to
+    remove some of an asset's, so this goes to its SQL storage; one of another kind is left alone.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        return 0
+    table, no_run = SqlEventLogStorageTable, RUNLESS_RUN_ID
+    old = table.delete().where(table.c.run_id == no_run).where(table.c.timestamp < before)
+    removed = 0
+    # SQLite has an index over all runs and a file for each; elsewhere both are the same table.
+    for connection in (storage.index_connection, lambda: storage.run_connection(no_run)):
+        with connection() as con:
+            removed = max(removed, con.execute(old).rowcount)
+    return removed
 
 
 @dg.job(

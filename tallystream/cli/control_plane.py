@@ -40,7 +40,7 @@ class ControlPlane:
     def start(self) -> None:
         """Starts it; it answers some ten seconds later."""
         self.home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PROJECT / "pipelines" / "dagster.yaml", self.home / "dagster.yaml")
+        shutil.copyfile(PROJECT / "dagster.yaml", self.home / "dagster.yaml")
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(PROJECT / "workspace.yaml")]
         command += ["-h", "127.0.0.1", "-p", self.url.rsplit(":", 1)[1]]
         environment = {**os.environ, "TALLY_HOME": str(self._settings.root), "DAGSTER_HOME": str(self.home)}

@@ -95,13 +95,13 @@ def test_every_model_is_an_asset_with_schema_and_lineage() -> None:
 
 
 def test_the_instance_is_without_telemetry_and_with_retention() -> None:
-    told = yaml.safe_load((PROJECT / "pipelines" / "dagster.yaml").read_text())
+    told = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
     assert told["telemetry"] == {"enabled": False}
     assert all(told["retention"][kind]["purge_after_days"] for kind in ("schedule", "sensor", "auto_materialize"))
     assert told["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
     from dagster._core.instance.config import dagster_instance_config
 
-    found, _ = dagster_instance_config(str(PROJECT / "pipelines"))
+    found, _ = dagster_instance_config(str(PROJECT))
     assert found["run_monitoring"]["enabled"]
 
 

@@ -17,9 +17,10 @@ from pipelines.catalog import catalog, view_key
 from pipelines.checks import state
 from pipelines.checks.books import judge_conservation, judge_volume
 from pipelines.definitions import defs
+from pipelines.jobs import upkeep
 from pipelines.sensors import alerts, runs
 from pipelines.sensors.observe import observe_views
-from pipelines.tally import Tally
+from pipelines.tally import Tally, now
 from tallystream.warehouse.status import collect
 from tests.pipelines.conftest import Plant
 
@@ -239,3 +240,24 @@ def test_a_volume_is_unusual_against_its_own_history() -> None:
         judge_volume("orders", 50, 1000.0, 9).level == "warn"
         and judge_volume("orders", 50_000, 1000.0, 9).level == "warn"
     )
+
+
+def test_old_reports_of_sensors_are_forgotten_and_nothing_else(tmp_path: Any) -> None:
+    """On SQLite, as `tally up` has it: the runless events before a time, from both of its files."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as kept:
+        key = view_key("order_status")
+
+        @dg.asset
+        def made() -> None: ...
+
+        for n in range(3):
+            kept.report_runless_asset_event(dg.AssetMaterialization(key, metadata={"n": n}))
+        assert dg.materialize([made], instance=kept).success
+        between = now()
+        kept.report_runless_asset_event(dg.AssetMaterialization(key, metadata={"n": 3}))
+        assert upkeep.forget_reports(kept, between) == 3
+        left = kept.fetch_materializations(key, limit=10).records
+        assert [r.asset_materialization.metadata["n"].value for r in left] == [3]
+        assert len(kept.fetch_materializations(dg.AssetKey("made"), limit=10).records) == 1
+        assert len(kept.all_logs("")) == 1
+        assert upkeep.forget_reports(kept, between) == 0

@@ -112,7 +112,7 @@ def test_the_stream_tallies_and_the_control_plane_has_loaded(up: Up) -> None:
     assert found["workspaceOrError"]["locationEntries"] == [
         {"name": "tallystream", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
     ]
-    assert (up.home / "dagster" / "dagster.yaml").read_text() == (PROJECT / "pipelines" / "dagster.yaml").read_text()
+    assert (up.home / "dagster" / "dagster.yaml").read_text() == (PROJECT / "dagster.yaml").read_text()
     assert not list(PROJECT.glob(".tmp_dagster_home*"))
 
 
