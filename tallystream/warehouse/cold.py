@@ -19,6 +19,8 @@ Lock = AbstractContextManager[object]
 # A table with an index keeps deleted rows in its file for ever (DuckDB 1.5): it is written anew when most are dead.
 DEAD_ROWS = 50_000
 DEAD_SHARE = 4
+# Looking for what can be forgotten reads a week of members: not every minute.
+FORGET_EVERY = timedelta(hours=1)
 MARKS = "SELECT watermark FROM ledger.watermarks WHERE topic = ?"
 
 
@@ -84,6 +86,9 @@ def forget(con: duckdb.DuckDBPyConnection, plan: ViewPlan, lock: Lock, age: time
         before = watermark(con, plan)
         if before is None or not _is_live(con, plan):
             return
+        known = forgotten_before(con, {plan.name: plan}, plan.topics[0])
+        if known is not None and before - age < known + FORGET_EVERY:
+            return
         con.execute("BEGIN")
         try:
             con.execute("UPDATE ledger.watermarks SET watermark = watermark - ?::INTERVAL", [age])
@@ -110,7 +115,9 @@ def rebuild(con: duckdb.DuckDBPyConnection, plan: ViewPlan, lock: Lock) -> int:
     query = (
         "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'state' AND starts_with(table_name, ?) ORDER BY 1"
     )
-    for (table,) in con.execute(query, [prefix]).fetchall():
+    with lock:
+        tables = con.execute(query, [prefix]).fetchall()
+    for (table,) in tables:
         name = f'state."{table}"'
         if name == plan.cold:
             continue

@@ -281,4 +281,5 @@ def drop_state(con: duckdb.DuckDBPyConnection, name: str, version: str) -> None:
         con.execute(f'DROP TABLE state."{table}"')
     con.execute("DELETE FROM ledger.views WHERE name = ? AND version = ?", [name, version])
     con.execute("DELETE FROM ledger.frozen WHERE name = ? AND version = ?", [name, version])
+    con.execute("DELETE FROM ledger.view_topics WHERE name = ? AND version = ?", [name, version])
     con.execute("DELETE FROM ledger.builds WHERE name = ? AND version = ?", [name, version])
