@@ -227,7 +227,8 @@ def _over_state(body: exp.Expr, left: _Named, right: _Named) -> str:
         if not isinstance(n, exp.Column):
             return n
         if n.table == right.name:
-            return exp.column(f"c{right.keep(n.name.lower())}", table="r")
+            of_all = {"event_time": "t", "event_id": "id"}.get(n.name.lower())
+            return exp.column(of_all or f"c{right.keep(n.name.lower())}", table="r")
         return exp.column(f"l{left.keep(n.name.lower())}", table="rows")
 
     return to_sql(body.copy().transform(stored))

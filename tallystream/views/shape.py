@@ -73,7 +73,7 @@ class Attribution:
 
     Backward: the last with `right time <= left time + bound`; else the first with `>=`. `strict`: `<`, `>`.
     `guard`: beyond `left time + guard` a right row is as good as none; None when the file does not say so.
-    Times in microseconds. `outputs`: over l0… (left columns) and r.c0… (right columns).
+    Times in microseconds. `outputs`: over l0… (left columns), r.t, r.id and r.c0… (right columns).
     """
 
     left: Side

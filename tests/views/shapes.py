@@ -136,7 +136,7 @@ def last_click_near(e: Events) -> Rows:
     found = []
     for o, c in _clicked(e, lambda at, t: t <= at, last=True):
         near = bool(c) and c["event_time"] >= o["event_time"] - 8 * S
-        found.append((o["order_id"], c["event_id"] if near else None, f"{c['brand']}" if near and c["brand"] else None))
+        found.append((o["order_id"], c["event_id"] if near else None, c["brand"] if near else None))
     return found
 
 

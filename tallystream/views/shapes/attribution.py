@@ -95,15 +95,16 @@ class AttributionPlan(ViewPlan):
     def _merge_sql(self, delta: str, times: Mapping[str, Any] | None) -> list[str]:
         s, keys = self.shape, ", ".join(self._keys)
         better = ">" if s.backward else "<"
-        offered = f"(FROM {delta} WHERE side = 'right')"
         columns = ", ".join(c for c in self.state_types if c != "r")
         mine = (
             f"SELECT s.rowid AS n, {keys}, s.t FROM {self.state} s SEMI JOIN {delta} d USING ({keys}) "
             f"WHERE {self._lefts_near('s', times)}"
         )
+        theirs = f"(FROM {delta} d SEMI JOIN tally_lefts l USING ({keys}) WHERE d.side = 'right')"
         return [
             f"INSERT INTO {self.right} SELECT {keys}, t, r FROM {delta} WHERE side = 'right'",
-            f"UPDATE {self.state} AS s SET r = o.r FROM ({self._nearest(mine, offered)}) o "
+            f"CREATE OR REPLACE TEMP TABLE tally_lefts AS {mine}",
+            f"UPDATE {self.state} AS s SET r = o.r FROM ({self._nearest('FROM tally_lefts', theirs)}) o "
             f"WHERE s.rowid = o.n AND (s.r IS NULL OR o.r {better} s.r)",
             f"CREATE OR REPLACE TEMP TABLE tally_lefts AS SELECT {columns}, row_number() OVER () AS n FROM {delta} WHERE side = 'left'",
             f"CREATE OR REPLACE TEMP TABLE tally_rights AS SELECT x.* FROM {self.right} x SEMI JOIN tally_lefts l USING ({keys}) "

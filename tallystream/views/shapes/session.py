@@ -87,24 +87,38 @@ class SessionPlan(GroupedPlan):
         key, keys = self._session_key, [f"k{i}" for i in range(len(self.shape.keys))]
         names = ["window_start", "last_time", *keys, *(p.name for p in self.parts)]
         both = " UNION ALL ".join(f"SELECT {', '.join(names)} FROM {t}" for t in ("tally_touched", delta))
-        before = f"max(last_time) OVER (PARTITION BY {key} ORDER BY window_start, last_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-        marked = f"SELECT *, CASE WHEN window_start < {before} + {self._gap} THEN 0 ELSE 1 END AS _first FROM ({both})"
-        numbered = f"SELECT *, sum(_first) OVER (PARTITION BY {key} ORDER BY window_start, last_time ROWS UNBOUNDED PRECEDING) AS _nr FROM ({marked})"
-        # Every group of a session has the session's bounds.
-        bounds = "min(window_start) OVER same AS window_start, max(last_time) OVER same AS last_time"
-        joined = f"SELECT * EXCLUDE (window_start, last_time), {bounds} FROM ({numbered}) WINDOW same AS (PARTITION BY {key}, _nr)"
         grouped = ["window_start", "last_time", *keys]
-        combined = ", ".join([*grouped, *(f"{p.combine} AS {p.name}" for p in self.parts)])
+        parts = [f"{p.combine} AS {p.name}" for p in self.parts]
         settled = ", ".join(
             [*grouped, *(f"CAST({p.settled} AS {self.state_types[p.name]}) AS {p.name}" for p in self.parts)]
         )
+        several, one = f"({both})", ""
+        if len(keys) == 1:
+            # The fragments of most keys are nearer to each other than the gap: they and all they touch are one session.
+            far = f"SELECT {key} FROM {delta} GROUP BY 1 HAVING max(last_time) >= min(window_start) + {self._gap}"
+            same = f"b.{key} IS NOT DISTINCT FROM f.{key}"
+            several = f"(SELECT b.* FROM ({both}) b SEMI JOIN ({far}) f ON {same})"
+            bounds = "min(window_start) AS window_start, max(last_time) AS last_time"
+            one = f"SELECT {', '.join([bounds, key, *parts])} FROM ({both}) b ANTI JOIN ({far}) f ON {same} GROUP BY {key} UNION ALL "
         return [
             f"CREATE OR REPLACE TEMP TABLE tally_touched AS SELECT s.rowid AS _row, s.* FROM {self.state} s "
             f"SEMI JOIN {delta} d ON {self._near('s', 'd')} WHERE {near}",
             f"DELETE FROM {self.state} WHERE rowid IN (SELECT _row FROM tally_touched)",
             f"INSERT INTO {self.state} BY NAME SELECT {settled} FROM "
-            f"(SELECT {combined} FROM ({joined}) GROUP BY {', '.join(grouped)})",
+            f"({one}SELECT {', '.join([*grouped, *parts])} FROM ({self._joined(several)}) GROUP BY {', '.join(grouped)})",
         ]
+
+    def _joined(self, fragments: str) -> str:
+        """The fragments with the bounds of the sessions that they make together; every group of a session has them."""
+        by = f"PARTITION BY {self._session_key} ORDER BY window_start, last_time"
+        before = f"max(last_time) OVER ({by} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        marked = (
+            f"SELECT *, CASE WHEN window_start < {before} + {self._gap} THEN 0 ELSE 1 END AS _first FROM {fragments}"
+        )
+        numbered = f"SELECT *, sum(_first) OVER ({by} ROWS UNBOUNDED PRECEDING) AS _nr FROM ({marked})"
+        bounds = "min(window_start) OVER same AS window_start, max(last_time) OVER same AS last_time"
+        same = f"WINDOW same AS (PARTITION BY {self._session_key}, _nr)"
+        return f"SELECT * EXCLUDE (window_start, last_time), {bounds} FROM ({numbered}) {same}"
 
     def view_sql(self) -> str:
         outputs, having = self._finals(f"(rows.last_time + {self._gap})")
