@@ -119,6 +119,9 @@ class Supervisor:
                     codes = [p.poll() for p in processes]
                     if all(code == 0 for code in codes):
                         return 0
+                    if asked is not None and -signal.SIGTERM in codes:
+                        # Asked before it could listen: the cluster was not complete, and nothing was read.
+                        return 0
                     failed = [code for code in codes if code]
                     if failed:
                         # An error that the user can mend was printed by the process that met it.

@@ -93,10 +93,10 @@ def judge(
         time = event["event_time"]
         if m.stamp is not None and time > EPOCH + timedelta(milliseconds=m.stamp) + ahead:
             books.dead.append(m.offset)
-        elif books.newest is not None and time < books.newest - lateness:
+        elif books.newest is not None and books.newest - time > lateness:
             books.late.append(m.offset)
         elif (
-            books.newest is not None and event["event_id"] in seen and seen[event["event_id"]] >= books.newest - horizon
+            books.newest is not None and event["event_id"] in seen and books.newest - seen[event["event_id"]] <= horizon
         ):
             books.duplicate.append(m.offset)
         else:
