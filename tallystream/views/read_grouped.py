@@ -4,44 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import duckdb
 from sqlglot import exp
 
 from tallystream.views.aggregates import Aggregate
-from tallystream.views.dialect import functions, to_sql
+from tallystream.views.dialect import to_sql
+from tallystream.views.read_aggregates import is_aggregate, read_aggregate
+from tallystream.views.read_source import read_source
 from tallystream.views.refuse import Refusal
-from tallystream.views.relations import Relation, relations
+from tallystream.views.relations import Relation
 from tallystream.views.shape import WINDOW_COLUMNS, Grouped, Output, Window
-
-MERGEABLE: dict[type[exp.Expr], str] = {
-    exp.Count: "count",
-    exp.CountIf: "count_if",
-    exp.Sum: "sum",
-    exp.Min: "min",
-    exp.Max: "max",
-    exp.Avg: "avg",
-    exp.ArgMin: "arg_min",
-    exp.ArgMax: "arg_max",
-    exp.LogicalOr: "bool_or",
-    exp.LogicalAnd: "bool_and",
-    exp.ApproxDistinct: "approx_count_distinct",
-    exp.ApproxQuantile: "approx_quantile",
-}
-USES = {
-    "tumble": "tumble(relation, size)",
-    "hop": "hop(relation, slide, size)",
-    "session": "session(relation, key, gap)",
-}
-KEPT = "count, count(DISTINCT …), sum, min, max, avg, arg_min, arg_max, bool_or, bool_and, approx_count_distinct, approx_quantile"
-NEAREST = {
-    "median": "use approx_quantile(value, 0.5), which is within 1 %",
-    "quantile": "use approx_quantile(value, q), which is within 1 %",
-    "percentilecont": "use approx_quantile(value, q), which is within 1 %",
-    "first": "use arg_min(value, event_time)",
-    "last": "use arg_max(value, event_time)",
-    "anyvalue": "use min(value) or arg_min(value, event_time)",
-    "mode": "group by the column, count, and take the greatest count when you query",
-}
 
 
 @dataclass
@@ -58,8 +29,8 @@ class _Reader:
         """The expression with its aggregates and keys named: __a0__, __k0__."""
 
         def name(n: exp.Expr) -> exp.Expr:
-            if _is_aggregate(n):
-                made = _aggregate(n, self.refuse)
+            if is_aggregate(n):
+                made = read_aggregate(n, self.refuse)
                 if made not in self.aggregates:
                     self.aggregates.append(made)
                 return exp.column(f"__a{self.aggregates.index(made)}__")
@@ -99,7 +70,7 @@ def read_grouped(select: exp.Select, refuse: Refusal, description: str, canonica
     if not reader.aggregates:
         raise refuse("SELECT", "there is no aggregate", "a view counts or sums; the events themselves are in the log")
     where = select.args.get("where")
-    if where is not None and any(_is_aggregate(n) for n in where.walk()):
+    if where is not None and any(is_aggregate(n) for n in where.walk()):
         raise refuse("WHERE", "holds an aggregate", "filter groups by HAVING, and events by their columns in WHERE")
     inside = [where] if where is not None else []
     _check_window_columns(select, inside, window, items, refuse)
@@ -119,62 +90,6 @@ def read_grouped(select: exp.Select, refuse: Refusal, description: str, canonica
         description,
         canonical,
     )
-
-
-def read_source(select: exp.Select, refuse: Refusal) -> tuple[Relation, Window | None, exp.Expr | None]:
-    """The relation, the window over it, and a session's key."""
-    source = select.args["from_"].this
-    known = ", ".join(relations())
-    if not isinstance(source, exp.Table):
-        raise refuse(to_sql(source), "is no relation", f"read FROM {known}, or a window over one of them")
-    if source.args.get("sample"):
-        raise refuse("SAMPLE", "cannot be kept incrementally", "a sample is another one each time")
-    call = source.this
-    if isinstance(call, exp.Identifier):
-        if source.args.get("db") or call.name.lower() not in relations():
-            raise refuse(to_sql(source.this), "is no relation", f"read FROM {known}, or a window over one of them")
-        return relations()[call.name.lower()], None, None
-    name = (call.name if isinstance(call, exp.Anonymous) else call.sql_name()).lower()
-    args = list(call.expressions if isinstance(call, exp.Anonymous) else call.args.values())
-    if name not in USES:
-        raise refuse(name, "is no window", f"read FROM {known}, {', '.join(USES.values())}")
-    shift = 0
-    if args and isinstance(args[-1], exp.PropertyEQ) and name != "session":
-        if args[-1].this.name.lower() != "shift":
-            raise refuse(args[-1].this.name, "is no argument of a window", "write shift := INTERVAL …")
-        shift = _microseconds(args.pop().expression, refuse, may_be_negative=True)
-    if len(args) != (2 if name == "tumble" else 3):
-        raise refuse(
-            name,
-            "has another number of arguments",
-            USES[name] + ("" if name == "session" else ", and shift := INTERVAL … after them"),
-        )
-    relation = args[0].name.lower()
-    if relation not in relations() or not isinstance(args[0], exp.Column):
-        raise refuse(args[0].name or to_sql(args[0]), "is no relation", f"the relations are {known}")
-    if name == "session":
-        gap = _microseconds(args[2], refuse)
-        return relations()[relation], Window(name, gap, gap), args[1]
-    spans = [_microseconds(arg, refuse) for arg in args[1:]]
-    return relations()[relation], Window(name, spans[-1], spans[0], shift % spans[0]), None
-
-
-def _microseconds(arg: exp.Expr, refuse: Refusal, may_be_negative: bool = False) -> int:
-    try:
-        row = duckdb.execute(
-            f"SELECT epoch_us(i), datepart('month', i) + 12 * datepart('year', i) FROM (SELECT CAST({to_sql(arg)} AS INTERVAL) AS i)"
-        ).fetchone()
-    except duckdb.Error:
-        raise refuse("INTERVAL", f"{to_sql(arg)} is no interval", "write INTERVAL 5 MINUTES") from None
-    if row is None or row[0] is None:
-        raise refuse("INTERVAL", f"{to_sql(arg)} is no interval", "write INTERVAL 5 MINUTES")
-    if row[1] or (row[0] <= 0 and not may_be_negative):
-        raise refuse(
-            "INTERVAL",
-            "months and years have no fixed length, and a window is longer than nothing",
-            "use days, hours, minutes or seconds",
-        )
-    return int(row[0])
 
 
 def _unqualify(select: exp.Select, relation: Relation) -> None:
@@ -229,10 +144,10 @@ def _expand(body: exp.Expr, items: dict[str, exp.Expr], relation: Relation) -> e
 def _find_keys(select: exp.Select, items: dict[str, exp.Expr], reader: _Reader) -> None:
     group = select.args.get("group")
     bodies = list(items.values())
-    plain = [b for b in bodies if not any(_is_aggregate(n) for n in b.walk()) and not _of_bounds(b, reader.window)]
+    plain = [b for b in bodies if not any(is_aggregate(n) for n in b.walk()) and not _of_bounds(b, reader.window)]
     if group is None:
         if plain or any(_of_bounds(b, reader.window) for b in bodies):
-            name = next(n for n, b in items.items() if not any(_is_aggregate(x) for x in b.walk()))
+            name = next(n for n, b in items.items() if not any(is_aggregate(x) for x in b.walk()))
             raise reader.refuse(name, "is neither grouped nor aggregated", "add GROUP BY ALL")
         return
     if group.args.get("all"):
@@ -279,7 +194,7 @@ def _check_window_columns(
         raise refuse(bounds[0].name, "there is no window here", "read FROM tumble(…), hop(…) or session(…)")
     if window is None:
         return
-    for node in [*inside, *(n for b in items.values() for n in b.walk() if _is_aggregate(n))]:
+    for node in [*inside, *(n for b in items.values() for n in b.walk() if is_aggregate(n))]:
         if any(c.name.lower() in WINDOW_COLUMNS for c in node.find_all(exp.Column)):
             raise refuse(
                 "window_start", "is inside an aggregate or WHERE", "use event_time there, or compute it when you query"
@@ -287,7 +202,7 @@ def _check_window_columns(
     for name, body in items.items():
         columns = {c.name.lower() for c in body.find_all(exp.Column)}
         mixed = columns & set(WINDOW_COLUMNS) and columns - set(WINDOW_COLUMNS)
-        if mixed and not any(_is_aggregate(n) for n in body.walk()):
+        if mixed and not any(is_aggregate(n) for n in body.walk()):
             raise refuse(
                 name,
                 "an expression over the window's bounds and the event",
@@ -297,70 +212,3 @@ def _check_window_columns(
         raise refuse(
             "SELECT", "leaves the window out", "select window_start or window_end: each window is a row of its own"
         )
-
-
-def _is_aggregate(node: exp.Expr) -> bool:
-    if isinstance(node, exp.Filter | exp.AggFunc | exp.WithinGroup):
-        return True
-    return isinstance(node, exp.Anonymous) and node.name.lower() in functions("function_type = 'aggregate'")
-
-
-def _aggregate(body: exp.Expr, refuse: Refusal) -> Aggregate:
-    condition = None
-    if isinstance(body, exp.Filter):
-        condition = to_sql(body.expression.this)
-        body = body.this
-    kind = MERGEABLE.get(type(body))
-    if kind is None:
-        call = (
-            body.name
-            if isinstance(body, exp.Anonymous)
-            else body.sql_name()
-            if isinstance(body, exp.Func)
-            else to_sql(body)
-        )
-        if isinstance(body, exp.WithinGroup):
-            call = body.this.sql_name()
-        raise refuse(
-            call.lower(), "cannot be merged from parts", NEAREST.get(call.lower().replace("_", ""), f"use {KEPT}")
-        )
-    if body.find(exp.Order):
-        raise refuse("ORDER BY", "an order inside an aggregate", "use arg_min or arg_max")
-    if any(_is_aggregate(n) for n in body.walk() if n is not body):
-        raise refuse(kind, "an aggregate inside an aggregate", "make it a view of its own")
-    return _checked(kind, body, condition, refuse)
-
-
-def _checked(kind: str, body: exp.Expr, condition: str | None, refuse: Refusal) -> Aggregate:
-    first: exp.Expr = body.args.get("this", exp.null())
-    if isinstance(first, exp.Distinct):
-        members = first.expressions
-        if kind in ("min", "max"):
-            return Aggregate(kind, (to_sql(members[0]),), condition)
-        if kind != "count":
-            raise refuse(
-                "DISTINCT",
-                f"{kind}(DISTINCT …) has no exact sum of parts",
-                "use count(DISTINCT …), or group by the column",
-            )
-        if len(members) != 1:
-            raise refuse(
-                "DISTINCT",
-                "count(DISTINCT …) of several columns",
-                "make one value of them: count(DISTINCT a || '/' || b)",
-            )
-        return Aggregate("distinct", (to_sql(members[0]),), condition)
-    if kind == "approx_quantile":
-        q = body.args.get("quantile")
-        if not (isinstance(q, exp.Literal) and q.is_number and 0 <= float(q.name) <= 1):
-            raise refuse("approx_quantile", "needs a plain number between 0 and 1", "write approx_quantile(value, 0.5)")
-        return Aggregate(kind, (to_sql(first), q.name), condition)
-    args = [arg for arg in (body.args.get("this"), body.args.get("expression")) if arg is not None]
-    extra = body.expressions or body.args.get("count")
-    wanted = 2 if kind.startswith("arg_") else 1
-    if (len(args) != wanted and not (kind == "count" and not args)) or extra:
-        raise refuse(kind, "has another number of arguments", f"{kind}(value, by)" if wanted == 2 else f"{kind}(value)")
-    told = tuple("*" if isinstance(a, exp.Star) else to_sql(a) for a in args) or ("*",)
-    if kind == "count_if":
-        return Aggregate("count", ("*",), told[0] if condition is None else f"({condition}) AND ({told[0]})")
-    return Aggregate(kind, told, condition)

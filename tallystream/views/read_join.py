@@ -8,7 +8,8 @@ import duckdb
 from sqlglot import exp
 
 from tallystream.views.dialect import quote, to_sql
-from tallystream.views.read_grouped import _is_aggregate, check_name
+from tallystream.views.read_aggregates import is_aggregate
+from tallystream.views.read_grouped import check_name
 from tallystream.views.refuse import Refusal
 from tallystream.views.relations import Relation, relations
 from tallystream.views.shape import WINDOW_COLUMNS, Attribution, Output, Side
@@ -40,7 +41,7 @@ def read_join(select: exp.Select, refuse: Refusal, description: str, canonical: 
     for arg, name in (("group", "GROUP BY"), ("having", "HAVING")):
         if select.args.get(arg):
             raise refuse(name, "groups the rows of a join", "keep one row an event, and group when you query the view")
-    if any(_is_aggregate(n) for e in select.expressions for n in e.walk()):
+    if any(is_aggregate(n) for e in select.expressions for n in e.walk()):
         raise refuse(
             "SELECT", "an aggregate over a join", "keep one row an event, and aggregate when you query the view"
         )

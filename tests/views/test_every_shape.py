@@ -86,8 +86,9 @@ def accepted(logs, lateness=LATENESS):
 
 def freeze(stream, rows=7):
     """As the compaction does: rows that are final leave the hot tables, and what only open ones need is dropped."""
+    live = {name for (name,) in stream.con.execute("SELECT name FROM ledger.views WHERE status = 'live'").fetchall()}
     stream.con.execute("BEGIN")
-    for plan in stream.plans.values():
+    for plan in (p for p in stream.plans.values() if p.name in live):
         for statement in plan.freeze_sql(rows):
             stream.con.execute(statement)
     stream.con.execute("COMMIT")
@@ -105,13 +106,14 @@ def batch(events):
 
 def run(stream, steps):
     """Reads, commits, freezes and crashes as told, then to the end; the rows that were final on the way, by view."""
-    pending, finals = [], {name: [] for name in stream.plans}
+    pending, finals = [], {name: [] for name in plans()}
     for step in steps:
         if step[0] == "read":
             delta = stream.read(*step[1:])
             pending += [delta] if delta is not None else []
         elif step[0] == "crash":
-            stream.start(stream.plans)
+            # The first one brings the views that were not there, to be built from the log while the others go on.
+            stream.start(plans())
             pending = []
         else:
             if pending:
@@ -119,10 +121,12 @@ def run(stream, steps):
                 pending = []
             if step[0] == "freeze":
                 freeze(stream)
-                for name in finals:
+                for (name,) in stream.con.execute("SELECT name FROM ledger.views WHERE status = 'live'").fetchall():
                     finals[name].append(shown(stream, name, "WHERE is_final"))
     if pending:
         stream.commit(pending)
+    if len(stream.plans) < len(plans()):
+        stream.start(plans())
     stream.to_end(5)
     return finals
 
@@ -144,7 +148,7 @@ def test_rows_are_those_by_hand_and_those_of_the_batch(drawn, steps):
     events = accepted(logs)
     with tempfile.TemporaryDirectory() as folder:
         stream = Stream(Path(folder), logs, LATENESS, 3600)
-        stream.start(plans())
+        stream.start(dict(list(plans().items())[::2]))
         finals = run(stream, steps)
         for last in ("open", "frozen"):
             for name, (_, by_hand) in SHAPES.items():
