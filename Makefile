@@ -36,6 +36,9 @@ test-kafka: setup ## the broker's tests on Apache Kafka 4.3.1 (Java 17 and Maven
 kafka: setup ## Apache Kafka 4.3.1 on a free port, until Ctrl-C
 	@exec $(PY) -m tests.servers .tally/kafka
 
+soak: setup ## every failpoint, then kill -9 at random for SOAK_MINUTES (10)
+	SOAK_MINUTES=$${SOAK_MINUTES:-10} $(PY) -m pytest tests/recovery/test_failpoints.py --timeout=0 -s
+
 bench: setup ## events/s beside the ceiling, latency at half load; embedded broker and Apache Kafka
 	$(PY) -m benchmarks.throughput
 

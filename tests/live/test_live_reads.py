@@ -1,0 +1,150 @@
+"""Four clients read while a stream commits: whole commits only, and nothing but reads."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import duckdb
+import pytest
+
+from tallystream.errors import QueryError
+from tallystream.warehouse.extensions import OFFLINE, load_extensions
+from tallystream.warehouse.read import open_reader
+from tallystream.warehouse.serve import live_file
+from tests.recovery.killed import compare_all, stream, tally
+from tests.recovery.shop import Publishing, Shop, publish
+from tests.servers.broker import until
+
+# Every applied order is one event of order_status, and every applied click one click of clicks_per_minute.
+TORN = """
+SELECT (SELECT coalesce(sum(events), 0) FROM order_status) = (SELECT sum(applied) FROM ledger.offsets WHERE topic = 'orders'),
+  (SELECT coalesce(sum(clicks), 0) FROM clicks_per_minute) = (SELECT sum(applied) FROM ledger.offsets WHERE topic = 'clicks'),
+  (SELECT sum(consumed) FROM ledger.offsets) = (SELECT coalesce(sum(consumed), 0) FROM ledger.commits),
+  (SELECT sum(consumed)::BIGINT FROM ledger.offsets)
+"""
+REFUSED = (
+    "INSERT INTO late_events SELECT * FROM late_events",
+    "DELETE FROM order_status",
+    "UPDATE ledger.offsets SET next_offset = 0",
+    "CREATE TABLE t AS SELECT 1",
+    "DROP VIEW order_status",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP VIEW order_status",
+    "PRAGMA database_list",
+    "PRAGMA table_info('order_status')",
+    "SET threads = 1",
+    "RESET threads",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "ATTACH 'x.duckdb'",
+    "DETACH tally",
+    "USE memory",
+    "COPY order_status TO 'x.csv'",
+    "COPY order_status FROM 'x.csv'",
+    "EXPORT DATABASE 'x'",
+    "CHECKPOINT",
+    "BEGIN",
+    "CALL quack_stop('quack:127.0.0.1:1')",
+    "SELECT * FROM read_text('/etc/hostname')",
+    "SELECT * FROM read_csv('/etc/hostname')",
+    "SELECT * FROM glob('/etc/*')",
+    "FROM 'x.csv'",
+    "FROM '/etc/hostname'",
+    "SELECT getenv('HOME')",
+    "SELECT current_setting('threads')",
+    "FROM duckdb_settings()",
+    "FROM duckdb_secrets()",
+    "SELECT * FROM query('SELECT 1')",
+    "EXPLAIN ANALYZE DELETE FROM late_events",
+    "SELECT (SELECT content FROM read_text('/etc/hostname'))",
+    "WITH x AS (FROM read_blob('/etc/hostname')) FROM x",
+)
+
+
+def served(settings) -> bool:
+    return live_file(settings).exists()
+
+
+def test_four_clients_see_whole_commits_only(fresh_topics):
+    settings, shop = fresh_topics(2), Shop(11)
+    publish(settings, shop, 300)
+    seen: list[set[int]] = [set() for _ in range(4)]
+    torn: list[object] = []
+    over = threading.Event()
+
+    def read(number: int) -> None:
+        try:
+            with open_reader(settings) as reader:
+                while not over.is_set():
+                    assert reader.live
+                    row = reader.rows(TORN)[2][0]
+                    if row[:3] != (True, True, True):
+                        torn.append(row)
+                    seen[number].add(row[3])
+        except BaseException as error:
+            torn.append(error)
+
+    with stream() as running, Publishing(settings, shop, pause=0.05):
+        until(lambda: served(settings), "the stream serves nothing")
+        clients = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+        for c in clients:
+            c.start()
+        # They do read beside commits: each sees several states.
+        until(lambda: bool(torn) or min(len(s) for s in seen) >= 5, "the clients see no commits")
+        over.set()
+        for c in clients:
+            c.join()
+        asked = tally("sql", "-f", "json", TORN)
+        assert asked.returncode == 0, asked.stderr
+        assert list(json.loads(asked.stdout)[0].values())[:3] == [True, True, True]
+        running.terminate()
+        assert running.wait(30) == 0
+    assert torn == []
+    assert min(len(s) for s in seen) >= 5
+    assert tally("run", "--until-end").returncode == 0
+    compare_all(settings)
+
+
+def test_only_reads_are_answered_live_and_at_rest(fresh_topics):
+    settings, shop = fresh_topics(2), Shop(12)
+    publish(settings, shop, 300)
+    with stream() as running:
+        until(lambda: served(settings), "the stream serves nothing")
+        with open_reader(settings) as reader:
+            assert reader.live
+            until(lambda: reader.rows("SELECT sum(consumed) FROM ledger.offsets")[2] == [(300,)], "not all was read")
+            refuse(reader)
+        straight_over_quack(json.loads(live_file(settings).read_text()))
+        running.terminate()
+        assert running.wait(30) == 0
+    with open_reader(settings) as reader:
+        assert not reader.live
+        refuse(reader)
+    asked = tally("sql", "SELECT * FROM read_text('/etc/hostname')")
+    assert asked.returncode != 0
+    assert "read_text" in asked.stderr
+    assert "Traceback" not in asked.stderr
+    compare_all(settings)
+
+
+def refuse(reader) -> None:
+    for sql in REFUSED:
+        with pytest.raises(QueryError):
+            print(sql, reader.rows(sql))
+    assert reader.rows("SELECT 1 AS one")[2] == [(1,)]
+
+
+def straight_over_quack(address: dict[str, str]) -> None:
+    """A client that is not ours, and checks nothing itself."""
+    send = "FROM quack_query(?, ?, token := ?, disable_ssl := true)"
+    with duckdb.connect(config=OFFLINE) as con:
+        load_extensions(con)
+        assert con.execute(send, [address["quack"], "SELECT 1", address["token"]]).fetchall() == [(1,)]
+        for sql in REFUSED:
+            with pytest.raises(duckdb.Error):
+                print(sql, con.execute(send, [address["quack"], sql, address["token"]]).fetchall())
+        for token in ("", "wrong", address["token"][:-1]):
+            with pytest.raises(duckdb.Error):
+                con.execute(send, [address["quack"], "SELECT 1", token]).fetchall()
+        assert con.execute(send, [address["quack"], "SELECT 1", address["token"]]).fetchall() == [(1,)]
