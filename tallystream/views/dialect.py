@@ -26,6 +26,24 @@ def to_sql(node: exp.Expr) -> str:
     return node.sql(ViewDialect, comments=False)
 
 
+# These fail for no value.
+SAFE = (exp.And, exp.Or, exp.Case, exp.If, exp.Coalesce, exp.Nullif, exp.Lower, exp.Upper, exp.TryCast)
+ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.Pow, exp.Neg, exp.DPipe)
+
+
+def safe_sql(node: exp.Expr) -> str:
+    """The node as SQL that is NULL where it cannot be computed: an overflow in one event must not stop the stream."""
+
+    def cast(n: exp.Expr) -> exp.Expr:
+        return exp.TryCast(**n.copy().args) if type(n) is exp.Cast else n
+
+    tried = node.copy().transform(cast)
+    risky = any(
+        isinstance(n, ARITHMETIC) or (isinstance(n, exp.Func) and not isinstance(n, SAFE)) for n in tried.walk()
+    )
+    return f"TRY({to_sql(tried)})" if risky else to_sql(tried)
+
+
 def quote(name: str) -> str:
     """An SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlglot import exp
 
 from tallystream.views.aggregates import Aggregate
-from tallystream.views.dialect import functions, to_sql
+from tallystream.views.dialect import functions, safe_sql, to_sql
 from tallystream.views.refuse import Refusal
 
 MERGEABLE: dict[type[exp.Expr], str] = {
@@ -49,7 +49,7 @@ def read_aggregate(body: exp.Expr, refuse: Refusal) -> Aggregate:
     """
     condition = None
     if isinstance(body, exp.Filter):
-        condition = to_sql(body.expression.this)
+        condition = safe_sql(body.expression.this)
         body = body.this
     kind = MERGEABLE.get(type(body))
     if kind is None:
@@ -77,7 +77,7 @@ def _checked(kind: str, body: exp.Expr, condition: str | None, refuse: Refusal) 
     if isinstance(first, exp.Distinct):
         members = first.expressions
         if kind in ("min", "max"):
-            return Aggregate(kind, (to_sql(members[0]),), condition)
+            return Aggregate(kind, (safe_sql(members[0]),), condition)
         if kind != "count":
             raise refuse(
                 "DISTINCT",
@@ -90,18 +90,18 @@ def _checked(kind: str, body: exp.Expr, condition: str | None, refuse: Refusal) 
                 "count(DISTINCT …) of several columns",
                 "make one value of them: count(DISTINCT a || '/' || b)",
             )
-        return Aggregate("distinct", (to_sql(members[0]),), condition)
+        return Aggregate("distinct", (safe_sql(members[0]),), condition)
     if kind == "approx_quantile":
         q = body.args.get("quantile")
         if not (isinstance(q, exp.Literal) and q.is_number and 0 <= float(q.name) <= 1):
             raise refuse("approx_quantile", "needs a plain number between 0 and 1", "write approx_quantile(value, 0.5)")
-        return Aggregate(kind, (to_sql(first), q.name), condition)
+        return Aggregate(kind, (safe_sql(first), q.name), condition)
     args = [arg for arg in (body.args.get("this"), body.args.get("expression")) if arg is not None]
     extra = body.expressions or body.args.get("count")
     wanted = 2 if kind.startswith("arg_") else 1
     if (len(args) != wanted and not (kind == "count" and not args)) or extra:
         raise refuse(kind, "has another number of arguments", f"{kind}(value, by)" if wanted == 2 else f"{kind}(value)")
-    told = tuple("*" if isinstance(a, exp.Star) else to_sql(a) for a in args) or ("*",)
+    told = tuple("*" if isinstance(a, exp.Star) else safe_sql(a) for a in args) or ("*",)
     if kind == "count_if":
         return Aggregate("count", ("*",), told[0] if condition is None else f"({condition}) AND ({told[0]})")
     return Aggregate(kind, told, condition)

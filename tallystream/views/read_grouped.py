@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from tallystream.views.aggregates import Aggregate
-from tallystream.views.dialect import to_sql
+from tallystream.views.dialect import safe_sql, to_sql
 from tallystream.views.read_aggregates import is_aggregate, read_aggregate
 from tallystream.views.read_source import read_source
 from tallystream.views.refuse import Refusal
@@ -82,11 +82,11 @@ def read_grouped(select: exp.Select, refuse: Refusal, description: str, canonica
         relation,
         window,
         tuple(outputs),
-        tuple(to_sql(k) for k in reader.keys),
+        tuple(safe_sql(k) for k in reader.keys),
         tuple(reader.aggregates),
-        None if where is None else to_sql(where.this),
+        None if where is None else safe_sql(where.this),
         None if kept is None else to_sql(kept),
-        None if session_key is None else to_sql(session_key),
+        None if session_key is None else safe_sql(session_key),
         description,
         canonical,
     )

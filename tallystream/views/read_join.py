@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import duckdb
 from sqlglot import exp
 
-from tallystream.views.dialect import quote, to_sql
+from tallystream.views.dialect import quote, safe_sql, to_sql
 from tallystream.views.read_aggregates import is_aggregate
 from tallystream.views.read_grouped import check_name
 from tallystream.views.refuse import Refusal
@@ -118,7 +118,7 @@ def _bare(node: exp.Expr) -> str:
     def strip(n: exp.Expr) -> exp.Expr:
         return exp.column(n.this.copy()) if isinstance(n, exp.Column) else n
 
-    return to_sql(node.copy().transform(strip))
+    return safe_sql(node.copy().transform(strip))
 
 
 def _owners(node: exp.Expr) -> set[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tallystream.views.loader import load_view
 from tallystream.views.shapes.attribution import AttributionPlan
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.session import SessionPlan
 from tests.views.by_hand import bag
 from tests.views.shapes import SHAPES
 from tests.views.test_every_shape import LATENESS, accepted, freeze, logs_of, plans, shown
+from tests.views.test_every_shape import batch as at_once
 from tests.warehouse.stream import Stream
 
 CLICK = ("ann", "view", "p1", "x", "/a", 7)
@@ -128,3 +130,22 @@ def test_a_member_is_counted_by_its_filter_alone(tmp_path):
     cart = ("ann", "cart", "p1", "y", None, None)
     s = stream_of(tmp_path, [(1, *CLICK), (1, *cart), (2, *cart)])
     assert s.con.execute("SELECT DISTINCT users, brands FROM main.distinct_hop WHERE n = 3").fetchall() == [(1, 1)]
+
+
+def test_an_event_that_an_expression_cannot_take_is_null_and_stops_nothing(tmp_path):
+    """An overflow, a cast of text: one event of anyone's would otherwise end every run."""
+    view = (
+        "SELECT product_id, CAST(product_id AS INTEGER) AS number, sum(quantity * unit_price_cents) AS cents, "
+        "count(*) FILTER (WHERE quantity + unit_price_cents > 0) AS some, count(*) AS n FROM order_items GROUP BY ALL"
+    )
+    (tmp_path / "v.sql").write_text(view)
+    items = [("7", 2, 5), ("7", 2**62, 2**62), ("p1", 1, 1)]
+    s = Stream(
+        tmp_path / "home", logs_of(([], [(1, "ann", "OrderCreated", "o1", [i]) for i in items], False)), LATENESS, 3600
+    )
+    plan = load_view(tmp_path / "v.sql")
+    s.start({"v": plan})
+    s.to_end(2)
+    wanted = [("7", 7, 10, 1, 2), ("p1", None, 1, 1, 1)]
+    assert s.con.execute("SELECT * FROM main.v ORDER BY ALL").fetchall() == wanted
+    assert sorted(at_once(accepted(s.logs)).execute(plan.batch_sql()).fetchall()) == wanted
