@@ -26,6 +26,7 @@ COMMANDS = {
     "broker": "The embedded broker: start, stop, status.",
     "produce": "Publish the events of a file.",
     "generate": "Publish the events of a synthetic shop.",
+    "replay": "A range of the log once more: in a sandbox, as a difference, promoted.",
     "redrive": "Put late events or dead letters back into the views, once.",
     "compact": "Move final rows to cold storage, shorten old books, checkpoint.",
     "explain-row": "Which offsets, commits and code made a row of a view.",

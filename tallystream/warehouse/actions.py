@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,6 +16,7 @@ from tallystream.settings import Settings
 from tallystream.store.objects import open_store
 from tallystream.warehouse.archive_read import FullHistory
 from tallystream.warehouse.compact import compact
+from tallystream.warehouse.promote import promote, undo
 from tallystream.warehouse.redrive import live_plans, redrive
 from tallystream.warehouse.redriven import TABLES, Kind
 from tallystream.warehouse.snapshot import snapshot
@@ -47,4 +49,16 @@ def recovery_actions(
             plans = live_plans(con)
         return compact(con, settings, plans, lock, datetime.now(UTC).replace(tzinfo=None))
 
-    return {"snapshot": take_snapshot, "redrive": drive_again, "compact": make_compact}
+    def swap_in(body: dict[str, Any]) -> dict[str, Any]:
+        return promote(con, Path(str(body.get("folder"))), lock, datetime.now(UTC).replace(tzinfo=None))
+
+    def swap_back(body: dict[str, Any]) -> dict[str, Any]:
+        return undo(con, int(body.get("id", 0)), lock, datetime.now(UTC).replace(tzinfo=None))
+
+    return {
+        "snapshot": take_snapshot,
+        "redrive": drive_again,
+        "compact": make_compact,
+        "promote": swap_in,
+        "undo": swap_back,
+    }

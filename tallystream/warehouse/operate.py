@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from tallystream.errors import WarehouseError
@@ -63,3 +64,29 @@ def compact_now(settings: Settings) -> dict[str, Any]:
         return answer
     with run_lock(settings), open_prepared(settings) as con:
         return recovery_actions(con, settings, contextlib.nullcontext(), live=False)["compact"]({})
+
+
+def promote_now(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Swaps the changes saved in a sandbox's folder into the views, in one transaction; {"id", "views", "refused"}.
+
+    Raises:
+        WarehouseError: the live rows are not those that were compared any more; nothing was changed.
+    """
+    return _by_the_writer(settings, "promote", {"folder": str(folder)})
+
+
+def undo_now(settings: Settings, promotion: int) -> dict[str, Any]:
+    """Puts back what a promotion replaced; {"id", "views"}.
+
+    Raises:
+        WarehouseError: there is no such promotion, or its rows have changed since; nothing was changed.
+    """
+    return _by_the_writer(settings, "undo", {"id": promotion})
+
+
+def _by_the_writer(settings: Settings, action: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = ask_writer(settings, action, body)
+    if answer is not None:
+        return answer
+    with run_lock(settings), open_prepared(settings) as con:
+        return recovery_actions(con, settings, contextlib.nullcontext(), live=False)[action](body)
