@@ -9,6 +9,7 @@ Plain functions of `tallystream` do the work; the code here says when, with what
 
 import dagster as dg
 
+from pipelines.assets import backfill
 from pipelines.assets.archive import archived
 from pipelines.assets.live import topic_specs, view_specs
 from pipelines.assets.models import model_assets
@@ -16,6 +17,7 @@ from pipelines.assets.recovery import restore_drill, snapshot
 from pipelines.checks.books import topic_checks, view_checks
 from pipelines.checks.suites import suite_checks
 from pipelines.jobs import upkeep
+from pipelines.jobs.replay import replay
 from pipelines.schedules import SCHEDULES
 from pipelines.sensors import alerts, runs
 from pipelines.sensors.observe import observe_views
@@ -30,9 +32,9 @@ automation = dg.AutomationConditionSensorDefinition(
 )
 
 defs = dg.Definitions(
-    assets=[*topic_specs(), *view_specs(), *model_assets(), archived, snapshot, restore_drill],
+    assets=[*topic_specs(), *view_specs(), *model_assets(), archived, backfill.backfill, snapshot, restore_drill],
     asset_checks=[*topic_checks(), *view_checks(), *suite_checks()],
-    jobs=[upkeep.archive, upkeep.compact, upkeep.snapshot, upkeep.restore_drill, upkeep.quality],
+    jobs=[replay, backfill.job, upkeep.archive, upkeep.compact, upkeep.snapshot, upkeep.restore_drill, upkeep.quality],
     schedules=SCHEDULES,
     sensors=[
         observe_views,

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from pipelines.assets.backfill import backfill_yesterday
 from pipelines.jobs import upkeep
 
 ON = dg.DefaultScheduleStatus.RUNNING
@@ -16,4 +17,5 @@ SCHEDULES: list[Any] = [
     dg.ScheduleDefinition(job=upkeep.compact, cron_schedule="20 * * * *", **UTC),
     dg.ScheduleDefinition(job=upkeep.quality, cron_schedule="40 * * * *", **UTC),
     dg.ScheduleDefinition(job=upkeep.restore_drill, cron_schedule="35 4 * * *", **UTC),
+    backfill_yesterday,
 ]

@@ -84,6 +84,10 @@ class Browser:
                 assert time.monotonic() < deadline, f"{xpath} cannot be clicked"
                 time.sleep(0.2)
 
+    def resize(self, width: int, height: int) -> None:
+        """Another size of the window."""
+        self._post("/window/rect", {"width": width, "height": height})
+
     def screenshot(self, path: Path) -> None:
         """The window as a PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)

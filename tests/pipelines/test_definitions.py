@@ -16,7 +16,7 @@ from pipelines.definitions import defs
 from tallystream.settings import PROJECT
 
 KEPT = Path(__file__).with_name("definitions.json")
-JOBS = {"archive", "compact", "snapshot", "restore_drill", "quality"}
+JOBS = {"replay", "backfill", "archive", "compact", "snapshot", "restore_drill", "quality"}
 
 
 def described() -> dict[str, Any]:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from tallystream.settings import PROJECT
+from tallystream.views.loader import VIEWS
 from tests.pipelines.browser import Browser, browser, missing
 from tests.pipelines.conftest import ENVIRONMENT
 
@@ -118,27 +120,48 @@ def test_the_stream_tallies_and_the_control_plane_has_loaded(up: Up) -> None:
 
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
 def test_a_job_launched_in_a_browser(up: Up, tmp_path: Path) -> None:
-    """The asset graph, the launchpad with its form filled in, the run, and what it left."""
-    with browser(tmp_path / "profile", 2400, 2300) as window:
+    """The asset graph, the launchpad of the replay with its form filled in, the run, and its table of what differs."""
+    with browser(tmp_path / "profile", 2600, 2900) as window:
         expanded = ",".join(f"global@global:{group}" for group in GROUPS)
         window.open(f"{up.url}/asset-groups?expanded={expanded}")
-        for asset in ("order_attribution", "stg_orders", "customer_lifetime_value"):
-            window.see(asset)
-        picture(window, "assets", 6)
-        window.open(f"{up.url}/locations/tallystream/jobs/snapshot/playground")
-        window.see("keep_last")
-        window.script("document.querySelector('.CodeMirror').CodeMirror.setValue(arguments[0])", FORM)
-        window.see("keep_last: 5")
+        for text in (*GROUPS, "bytewax", "Materialized"):
+            window.see(text)
+        picture(window, "assets", 8)
+        window.open(f"{up.url}/assets/marts/customer_lifetime_value?view=lineage")
+        window.see("stg_orders")
+        window.resize(1600, 1100)
+        window.open(f"{up.url}/locations/tallystream/jobs/replay/playground")
+        window.see("time_kind")
+        window.script(
+            "document.querySelector('.CodeMirror').CodeMirror.setValue(arguments[0])", FORM.format(planted(tmp_path))
+        )
+        window.see("mode: diff")
         picture(window, "launchpad")
         launch(window)
         window.see("Success", PATIENCE)
-        picture(window, "run", 4)
         run = window.script("return location.pathname").rsplit("/", 1)[1]
+        window.open(f"{up.url}/runs/{run}?selection=&logs=type%3ASTEP_OUTPUT")
+        window.see("changed_cells")
+        picture(window, "run", 3)
+        window.click(
+            "(//*[normalize-space(text())='diff']/following::*[contains(text(), 'Show Table') or contains(text(), 'Show table')])[1]"
+        )
+        window.see("revenue_cents")
+        picture(window, "diff", 2)
     found = up.graphql(f'{{ runOrError(runId: "{run}") {{ ... on Run {{ jobName status runConfigYaml }} }} }}')[
         "runOrError"
     ]
-    assert found["jobName"] == "snapshot" and found["status"] == "SUCCESS" and "keep_last: 5" in found["runConfigYaml"]
-    assert [p for p in (up.home / "store" / "snapshots").iterdir() if (p / "manifest.json").exists()]
+    assert found["jobName"] == "replay" and found["status"] == "SUCCESS" and "mode: diff" in found["runConfigYaml"]
+    (table,) = (up.home / "sandboxes").glob("*/diff.parquet")
+    assert set(pq.read_table(table)["column"].to_pylist()) == {"revenue_cents"}
+
+
+def planted(folder: Path) -> Path:
+    """A folder of views with a bug: each order counts twice its cents."""
+    text = (VIEWS / "revenue_per_minute.sql").read_text()
+    (made := folder / "views").mkdir()
+    (made / "revenue_per_minute.sql").write_text(text.replace("sum(total_cents)", "sum(2 * total_cents)"))
+    return made
 
 
 def test_sigterm_ends_all_of_it_and_leaves_nobody_behind(up: Up) -> None:
@@ -181,8 +204,9 @@ def alive(pid: int) -> bool:
 
 
 FORM = """ops:
-  recovery__snapshot:
+  replay_range:
     config:
-      keep_last: 5
-      keep_days: 1.5
+      mode: diff
+      topics: [orders]
+      views_dir: {}
 """
