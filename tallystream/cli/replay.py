@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -95,7 +96,7 @@ def replay(
         time_kind.value,
         source.value,
         views,
-        rate,
+        rate=rate,
     )
     err = Console(stderr=True)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
@@ -122,7 +123,8 @@ def _show(s: Settings, result: ReplayResult) -> None:
     from tallystream.cli.rows import as_table
     from tallystream.replay.api import cells_of
 
-    out = Console(soft_wrap=True, highlight=False)
+    # A pipe has no width: keys cut to 80 characters would lose what they say.
+    out = Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     err = Console(stderr=True, soft_wrap=True, highlight=False)
     ranges = ", ".join(f"{r['topic']}/{r['partition']} [{r['from_offset']}, {r['to_offset']})" for r in result.ranges)
     err.print(f"[dim]{result.messages:,} messages replayed: {ranges}[/]")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tallystream.errors import TallyError, WarehouseError
-from tallystream.replay.diff import SCHEMA, compare, condition, region_of, write
+from tallystream.replay.diff import SCHEMA, ViewDiff, compare, region_of, write
 from tallystream.replay.engine import Progress, Region, narrowed, open_sandbox, rules_of, run
-from tallystream.replay.request import Key, ReplayRequest, resolve
+from tallystream.replay.request import Key, ReplayRequest, Source, resolve
 from tallystream.settings import Settings
 from tallystream.store.objects import open_store
 from tallystream.views.loader import load_views
@@ -26,7 +25,7 @@ from tallystream.views.plan import ViewPlan, quote
 from tallystream.warehouse.archive_read import FullHistory
 from tallystream.warehouse.operate import promote_now, undo_now
 from tallystream.warehouse.promote import Change, save_change
-from tallystream.warehouse.read import Reader, open_reader
+from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.redrive import plan_of
 from tallystream.warehouse.redriven import TABLE, exists, seed
 
@@ -59,12 +58,12 @@ class ReplayResult:
 
 @dataclass(frozen=True)
 class _Live:
-    """One committed state of the warehouse: offsets, rules, redriven rows, definitions and the rows of views."""
+    """One committed state of the warehouse: offsets, watermarks, rules, redriven rows and the rows of views."""
 
     tallied: dict[Key, tuple[int, int]]
+    watermarks: dict[str, datetime | None]
     rules: list[tuple[Any, ...]]
     redriven: pa.Table | None
-    definitions: dict[str, tuple[str, str]]
     rows: dict[str, pa.Table]
 
 
@@ -75,12 +74,13 @@ def replay(settings: Settings, request: ReplayRequest, progress: Progress | None
         UsageError: the range does not exist.
         TallyError: the source cannot give it, or a promotion was refused; production is as it was.
     """
-    live = _read_live(settings, rows=request.mode != "sandbox")
-    spans = resolve(settings, request, live.tallied)
-    plans = load_views(request.views_dir) if request.views_dir else _kept(live)
     comparing = request.mode != "sandbox"
-    if comparing:
-        plans = {n: p for n, p in plans.items() if n in live.rows and set(p.topics) & set(request.topics)}
+    definitions = _definitions(settings, comparing)
+    plans = load_views(request.views_dir) if request.views_dir else _kept(definitions)
+    left_out = _left_out(plans, definitions, request) if comparing else []
+    plans = {n: p for n, p in plans.items() if n not in {v.view for v in left_out}}
+    live = _read_live(settings, definitions, list(plans) if comparing else [])
+    spans = resolve(settings, request, live.tallied)
     folder = _folder(settings)
     store = open_store(settings)
     con = open_sandbox(folder / "tally.duckdb")
@@ -100,7 +100,8 @@ def replay(settings: Settings, request: ReplayRequest, progress: Progress | None
             done.accounts,
         )
         if comparing:
-            _compare(con, live, plans, done.regions, request, folder, result)
+            result.views = [v.as_dict() for v in left_out]
+            _compare(con, live, definitions, plans, done.regions, request, folder, result)
     except BaseException:
         con.close()
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +118,7 @@ def promote(settings: Settings, result: ReplayResult) -> ReplayResult:
     Raises:
         WarehouseError: the live rows are not those that were compared any more; nothing was changed.
     """
-    if any(v["added"] or v["missing"] or v["changed"] for v in result.views):
+    if result.cells:
         done = promote_now(settings, Path(result.sandbox).parent)
         result.promotion, result.not_promoted = done["id"], done["refused"]
     return result
@@ -136,63 +137,96 @@ def backfill(
     settings: Settings,
     from_time: datetime,
     to_time: datetime,
-    source: str = "archive",
+    views: Sequence[str] | None = None,
+    source: Source = "archive",
     progress: Progress | None = None,
 ) -> ReplayResult:
-    """Recomputes the windows within [from_time, to_time) by the definitions that the warehouse has, and promotes what differs.
+    """Recomputes the windows within [from_time, to_time), and promotes what differs; definitions are the warehouse's.
+
+    `views`: their names; None: all.
 
     Raises:
         TallyError: as `replay`.
     """
-    request = ReplayRequest(
-        "promote", from_time=from_time, to_time=to_time, source="archive" if source == "archive" else "kafka"
+    names = None if views is None else tuple(views)
+    return replay(
+        settings, ReplayRequest("promote", from_time=from_time, to_time=to_time, source=source, views=names), progress
     )
-    return replay(settings, request, progress)
 
 
-def _read_live(settings: Settings, rows: bool) -> _Live:
+def _definitions(settings: Settings, comparing: bool) -> dict[str, tuple[str, str]]:
+    """View -> (version, SQL) of those that are live."""
     with open_reader(settings) as reader:
         found = reader.rows("SELECT name, version, sql FROM ledger.views WHERE status = 'live' ORDER BY name")[2]
-        definitions = {name: (version, sql) for name, version, sql in found}
         resets = reader.rows("SELECT count(*) FROM ledger.resets")[2][0][0]
-        if resets and rows:
-            raise WarehouseError(
-                "offsets of this warehouse were reset by hand (ledger.resets): the log read again would not give its rows; "
-                "replay in mode sandbox, or rebuild the views"
-            )
-        redriven = bool(reader.rows(HAS_REDRIVEN)[2][0][0])
-        parts = {
-            "offsets": "SELECT list(o) FROM (SELECT topic, partition, start_offset, next_offset FROM ledger.offsets) o",
-            "rules": "SELECT list(r) FROM (FROM ledger.rules) r",
-        }
-        if redriven:
-            parts["redriven"] = "SELECT list(r) FROM (FROM ledger.redriven) r"
-        if rows:
-            parts |= {f"view {n}": f"SELECT list(v) FROM (FROM main.{quote(n)}) v" for n in definitions}
-        # One query, one committed state.
-        table = reader.arrow("SELECT " + ", ".join(f"({sql}) AS {quote(name)}" for name, sql in parts.items()))
-    tables = {name: _rows(table[name], reader) for name in table.column_names}
-    tallied = {
-        (r["topic"], r["partition"]): (r["start_offset"], r["next_offset"]) for r in tables["offsets"].to_pylist()
+    if resets and comparing:
+        raise WarehouseError(
+            "offsets of this warehouse were reset by hand (ledger.resets): the log read again would not give its rows; "
+            "replay in mode sandbox, or rebuild the views"
+        )
+    return {name: (version, sql) for name, version, sql in found}
+
+
+def _left_out(
+    plans: Mapping[str, ViewPlan], definitions: Mapping[str, tuple[str, str]], request: ReplayRequest
+) -> list[ViewDiff]:
+    """The views that are not compared, and why."""
+    found = []
+    for name, plan in sorted(plans.items()):
+        why = None
+        if request.views is not None and name not in request.views:
+            why = "not asked for"
+        elif name not in definitions:
+            why = "not a live view of this warehouse: there is nothing to compare it with"
+        elif not set(plan.topics) & set(request.topics):
+            why = f"it reads {' and '.join(plan.topics)}, not the topics replayed"
+        if why:
+            found.append(ViewDiff(name, left_out=why))
+    return found
+
+
+def _read_live(settings: Settings, definitions: Mapping[str, tuple[str, str]], views: Sequence[str]) -> _Live:
+    """One query, one committed state.
+
+    Raises:
+        WarehouseError: a view was built anew in between.
+    """
+    parts = {
+        "offsets": "SELECT list(o) FROM (SELECT topic, partition, start_offset, next_offset FROM ledger.offsets) o",
+        "marks": "SELECT list(w) FROM (FROM ledger.watermarks) w",
+        "rules": "SELECT list(r) FROM (FROM ledger.rules) r",
+        "definitions": "SELECT list(d) FROM (SELECT name, version FROM ledger.views WHERE status = 'live') d",
     }
-    rules = [
-        (r["topic"], r["partition"], r["from_offset"], r["lateness"], r["horizon"], r["max_ahead"])
-        for r in tables["rules"].to_pylist()
-    ]
-    views = {name.removeprefix("view "): t for name, t in tables.items() if name.startswith("view ")}
-    return _Live(tallied, rules, tables.get("redriven"), definitions, views)
+    parts |= {f"view {n}": f"SELECT list(v) FROM (FROM main.{quote(n)}) v" for n in views}
+    with open_reader(settings) as reader:
+        if reader.rows(HAS_REDRIVEN)[2][0][0]:
+            parts["redriven"] = "SELECT list(r) FROM (FROM ledger.redriven) r"
+        table = reader.arrow("SELECT " + ", ".join(f"({sql}) AS {quote(name)}" for name, sql in parts.items()))
+    tables = {name: _rows(table[name]) for name in table.column_names}
+    versions = {d["name"]: d["version"] for d in tables["definitions"].to_pylist()}
+    for name in views:
+        if versions.get(name) != definitions[name][0]:
+            raise WarehouseError(f"view {name} was built anew a moment ago; replay again")
+    return _Live(
+        {(r["topic"], r["partition"]): (r["start_offset"], r["next_offset"]) for r in tables["offsets"].to_pylist()},
+        {r["topic"]: r["watermark"] for r in tables["marks"].to_pylist()},
+        [
+            (r["topic"], r["partition"], r["from_offset"], r["lateness"], r["horizon"], r["max_ahead"])
+            for r in tables["rules"].to_pylist()
+        ],
+        tables.get("redriven"),
+        {name: tables[f"view {name}"] for name in views},
+    )
 
 
-def _rows(column: pa.ChunkedArray, _reader: Reader) -> pa.Table:
+def _rows(column: pa.ChunkedArray) -> pa.Table:
     """The rows of a list of structs in the one row that there is; NULL is no rows."""
-    listed = column.combine_chunks()
-    structs = listed.flatten()
-    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(structs)])
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(column.combine_chunks().flatten())])
 
 
-def _kept(live: _Live) -> dict[str, ViewPlan]:
+def _kept(definitions: Mapping[str, tuple[str, str]]) -> dict[str, ViewPlan]:
     plans = {}
-    for name, (version, sql) in live.definitions.items():
+    for name, (version, sql) in definitions.items():
         plans[name] = plan_of(name, sql)
         if plans[name].version != version:
             raise WarehouseError(f"view {name} was kept by another Tallystream; `tally run` rebuilds it, then replay")
@@ -220,6 +254,7 @@ def _seed(
 def _compare(
     con: duckdb.DuckDBPyConnection,
     live: _Live,
+    definitions: Mapping[str, tuple[str, str]],
     plans: Mapping[str, ViewPlan],
     regions: Mapping[str, Region],
     request: ReplayRequest,
@@ -233,14 +268,21 @@ def _compare(
         result.views.append(told.as_dict())
         parts.append(cells)
         if told.differs:
-            where = condition(plan, region)
-            assert where is not None
-            changes.append(Change(name, live.definitions[name][0], plan, region.after, region.before, where))
+            changes.append(_change(live, definitions[name][0], plan, region))
     result.cells = write(folder / "diff.parquet", parts).num_rows
     result.diff = str(folder / "diff.parquet")
     for change in changes:
         save_change(con, change, live.rows[change.view], folder)
-    (folder / "result.json").write_text(json.dumps(result.as_dict(), default=str))
+
+
+def _change(live: _Live, version: str, plan: ViewPlan, region: Region) -> Change:
+    offsets = {f"{t}/{p}": until for (t, p), (_, until) in live.tallied.items() if t in plan.topics}
+    marks = [live.watermarks.get(t) for t in plan.topics]
+    known = [m for m in marks if m is not None]
+    mark = min(known) if len(known) == len(marks) else None
+    watermark = None if mark is None else (mark - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    redriven = 0 if live.redriven is None else live.redriven.num_rows
+    return Change(plan.name, version, plan, region.after, region.before, offsets, watermark, redriven)
 
 
 def cells_of(result: ReplayResult) -> pa.Table:

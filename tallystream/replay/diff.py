@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ import pyarrow.parquet as pq
 
 from tallystream.replay.engine import Region
 from tallystream.views.plan import ViewPlan, quote
-from tallystream.views.shapes.attribution import AttributionPlan
-from tallystream.views.shapes.grouped import GroupedPlan
+from tallystream.views.reach import keys_of, made_between
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("view", "key", "column", "live", "replayed")] + [("kind", pa.string())]
@@ -57,51 +55,6 @@ def region_of(plan: ViewPlan, regions: Mapping[str, Region]) -> Region:
     return found
 
 
-def reach(plan: ViewPlan) -> tuple[str, str] | None:
-    """SQL over a view's row: the times [from, to) of the events that can have made it; None when its columns do not tell."""
-    if isinstance(plan, AttributionPlan):
-        times = [i for i, c in enumerate(plan.shape.left.columns) if c == "event_time"]
-        named = [o.name for o in plan.shape.outputs for i in times if o.sql == f"l{i}"]
-        if not named:
-            return None
-        span = f"to_microseconds({max(plan.window.size, 0)})"
-        column = quote(named[0])
-        return f"{column} - {span}", f"{column} + {span} + to_microseconds(1)"
-    if not isinstance(plan, GroupedPlan) or plan.window is None:
-        return None
-    named_by = {o.sql: quote(o.name) for o in plan.shape.outputs}
-    start, end = named_by.get("window_start"), named_by.get("window_end")
-    if plan.window.kind == "session":
-        return (start, end) if start and end else None
-    size = f"to_microseconds({plan.window.size})"
-    if start:
-        return start, f"{start} + {size}"
-    return (f"{end} - {size}", end) if end else None
-
-
-def condition(plan: ViewPlan, region: Region) -> str | None:
-    """SQL over a view's row: it is made of the range's own events alone; None when that cannot be said of any row."""
-    if region.whole:
-        return "true"
-    ends = reach(plan)
-    if ends is None:
-        return None
-    told = []
-    if region.after is not None:
-        told.append(f"epoch_us({ends[0]}) > {region.after}")
-    if region.before is not None:
-        told.append(f"epoch_us({ends[1]}) <= {region.before}")
-    return " AND ".join(told)
-
-
-def keys_of(plan: ViewPlan) -> list[str]:
-    """The columns of a view that tell one row from another."""
-    if isinstance(plan, AttributionPlan):
-        return [o.name for o in plan.shape.outputs if not re.search(r"\br\b", o.sql)]
-    assert isinstance(plan, GroupedPlan)
-    return [o.name for o in plan.shape.outputs if not re.search(r"__a\d+__", o.sql)]
-
-
 def compare(
     con: duckdb.DuckDBPyConnection, plan: ViewPlan, live: pa.Table, region: Region
 ) -> tuple[ViewDiff, pa.Table]:
@@ -110,7 +63,7 @@ def compare(
     Returns the counts and one row a changed cell; of added and missing rows one for each column that is no key.
     """
     told = ViewDiff(plan.name, events_after=region.after, events_before=region.before)
-    where = condition(plan, region)
+    where = made_between(plan, region.after, region.before)
     common = [c for c in plan.types if c in live.column_names]
     keys = [k for k in keys_of(plan) if k in common]
     if where is None:

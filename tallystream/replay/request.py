@@ -26,7 +26,7 @@ class ReplayRequest:
     """A replay. Ranges are half-open; None leaves an end open. Times are UTC, naive.
 
     `partitions`: of the topics named; None: all. `time_kind`: whose time `from_time` and `to_time` are, the events'
-    or the log's. `views_dir`: None: the definitions that the warehouse has. `rate`: messages a second at most; None: no limit.
+    or the log's. `views_dir`: None: the definitions that the warehouse has. `views`: names of those to compare; None: all. `rate`: messages a second at most; None: no limit.
     """
 
     mode: Mode = "sandbox"
@@ -39,6 +39,7 @@ class ReplayRequest:
     time_kind: Literal["event", "log"] = "event"
     source: Source = "kafka"
     views_dir: Path | None = None
+    views: tuple[str, ...] | None = None
     rate: int | None = None
 
     @property
@@ -94,7 +95,8 @@ def resolve(settings: Settings, request: ReplayRequest, tallied: Mapping[Key, tu
             continue
         first, last = by_log.get(key, (request.from_offset, request.to_offset))
         first, last = start if first is None else first, end if last is None else last
-        _check_range(key, first, last, start, end, bool(by_log))
+        named = request.topics != TOPICS or request.partitions is not None
+        _check_range(key, first, last, start, end, bool(by_log) or not named)
         spans[key] = Span(start, min(max(first, start), end), max(start, min(last, end)), end)
     if not any(s.last > s.first for s in spans.values()):
         have = ", ".join(f"{t}/{p} [{a}, {b})" for (t, p), (a, b) in sorted(tallied.items()))

@@ -50,10 +50,16 @@ def recovery_actions(
         return compact(con, settings, plans, lock, datetime.now(UTC).replace(tzinfo=None))
 
     def swap_in(body: dict[str, Any]) -> dict[str, Any]:
-        return promote(con, Path(str(body.get("folder"))), lock, datetime.now(UTC).replace(tzinfo=None))
+        folder = Path(str(body.get("folder"))).resolve()
+        if folder.parent != settings.root / "sandboxes":
+            raise UsageError(f"{folder} is no sandbox of this warehouse")
+        return promote(con, folder, lock, datetime.now(UTC).replace(tzinfo=None))
 
     def swap_back(body: dict[str, Any]) -> dict[str, Any]:
-        return undo(con, int(body.get("id", 0)), lock, datetime.now(UTC).replace(tzinfo=None))
+        number = body.get("id")
+        if not isinstance(number, int):
+            raise UsageError(f"{number} is no number of a promotion")
+        return undo(con, number, lock, datetime.now(UTC).replace(tzinfo=None))
 
     return {
         "snapshot": take_snapshot,

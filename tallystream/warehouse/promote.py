@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 from tallystream.errors import WarehouseError
 from tallystream.failpoints import hit
 from tallystream.views.plan import ViewPlan, quote
+from tallystream.views.reach import made_between
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.session import SessionPlan
 from tallystream.warehouse.redrive import live_plans
+from tallystream.warehouse.redriven import exists
 
 Lock = AbstractContextManager[object]
-# Made by the first promotion. `condition`: SQL over the view's rows; `fingerprint`: of those rows, promoted.
+# Made by the first promotion. `fingerprint`: of the state's rows, promoted.
 TABLE = """
     CREATE TABLE IF NOT EXISTS ledger.promotions (
         id BIGINT NOT NULL,
@@ -35,7 +37,6 @@ TABLE = """
         version VARCHAR NOT NULL,
         after_us BIGINT,
         before_us BIGINT,
-        condition VARCHAR NOT NULL,
         fingerprint VARCHAR NOT NULL,
         undone_at TIMESTAMP
     )
@@ -48,10 +49,11 @@ NOT_SWAPPED = (
 
 @dataclass(frozen=True)
 class Change:
-    """A view whose rows are to be swapped: those of which `where` (SQL over its columns) is true.
+    """A view whose rows are to be swapped: those made of events strictly between `after` and `before`.
 
-    `version`: of the live definition that was compared. `plan`: the replayed definition. The rows are made of events
-    strictly between `after` and `before`, microseconds; None: unbounded.
+    `version`: of the live definition that was compared. `plan`: the replayed definition. `offsets`, `watermark`,
+    `redriven`: of the committed state that was compared, "topic/partition" -> next offset. Times in microseconds; None:
+    unbounded, and of the watermark: none.
     """
 
     view: str
@@ -59,7 +61,9 @@ class Change:
     plan: ViewPlan
     after: int | None
     before: int | None
-    where: str
+    offsets: dict[str, int]
+    watermark: int | None
+    redriven: int
 
 
 def save_change(con: duckdb.DuckDBPyConnection, change: Change, live: pa.Table, folder: Path) -> None:
@@ -67,7 +71,8 @@ def save_change(con: duckdb.DuckDBPyConnection, change: Change, live: pa.Table, 
     plan = change.plan
     con.register("live_rows", live)
     typed = ", ".join(f"CAST({quote(c)} AS {plan.types[c]}) AS {quote(c)}" for c in plan.types)
-    compared = con.execute(f"SELECT * FROM (SELECT {typed} FROM live_rows) WHERE {change.where}").to_arrow_table()
+    where = made_between(plan, change.after, change.before)
+    compared = con.execute(f"SELECT * FROM (SELECT {typed} FROM live_rows) WHERE {where}").to_arrow_table()
     con.unregister("live_rows")
     pq.write_table(compared, folder / f"{change.view}.live.parquet")
     refused = None if isinstance(plan, GroupedPlan) and not isinstance(plan, SessionPlan) else NOT_SWAPPED
@@ -82,8 +87,9 @@ def save_change(con: duckdb.DuckDBPyConnection, change: Change, live: pa.Table, 
         "version": change.version,
         "after": change.after,
         "before": change.before,
-        "where": change.where,
-        "columns": list(plan.types),
+        "offsets": change.offsets,
+        "watermark": change.watermark,
+        "redriven": change.redriven,
         "state_types": plan.state_types,
         "refused": refused,
     }
@@ -119,13 +125,14 @@ def promote(con: duckdb.DuckDBPyConnection, folder: Path, lock: Lock, now: datet
                     "its definition keeps other columns: put it into sql/views, `tally run` builds it anew"
                 )
                 continue
+            _settle(con, plan, change)
             _refuse_stale(con, plan, change, folder)
             _swap(con, plan, change, folder, number)
             hit("promote.after_swap")
-            mark = _fingerprint(con, plan, change["where"])
+            mark = _fingerprint(con, plan, change["after"], change["before"])
             con.execute(
-                "INSERT INTO ledger.promotions VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                [number, now, plan.name, plan.version, change["after"], change["before"], change["where"], mark],
+                "INSERT INTO ledger.promotions VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                [number, now, plan.name, plan.version, change["after"], change["before"], mark],
             )
             views.append(plan.name)
         hit("promote.before_commit")
@@ -142,13 +149,13 @@ def undo(con: duckdb.DuckDBPyConnection, number: int, lock: Lock, now: datetime)
     with lock, _transaction(con):
         con.execute(TABLE)
         rows = con.execute(
-            "SELECT view, version, after_us, before_us, condition, fingerprint, undone_at FROM ledger.promotions WHERE id = ?",
+            "SELECT view, version, after_us, before_us, fingerprint, undone_at FROM ledger.promotions WHERE id = ?",
             [number],
         ).fetchall()
         if not rows:
             raise WarehouseError(f"there is no promotion {number}; `SELECT * FROM ledger.promotions` lists them")
         plans = live_plans(con)
-        for view, version, after, before, where, mark, undone in rows:
+        for view, version, after, before, mark, undone in rows:
             plan = plans.get(view)
             if undone is not None:
                 raise WarehouseError(f"promotion {number} was undone at {undone}")
@@ -157,7 +164,7 @@ def undo(con: duckdb.DuckDBPyConnection, number: int, lock: Lock, now: datetime)
                     f"{view} has another definition since promotion {number}; its rows were built anew"
                 )
             assert isinstance(plan, GroupedPlan)
-            if _fingerprint(con, plan, where) != mark:
+            if _fingerprint(con, plan, after, before) != mark:
                 raise WarehouseError(f"rows of {view} have changed since promotion {number}; nothing was changed")
             for suffix, _ in _sources(plan):
                 kept = _kept(number, view, suffix)
@@ -210,7 +217,7 @@ def _swap(con: duckdb.DuckDBPyConnection, plan: GroupedPlan, change: dict[str, A
         con.execute(f"CREATE TABLE {_kept(number, plan.name, suffix)} AS SELECT * FROM {source} WHERE {within}")
         con.register("promoted", pq.read_table(folder / f"{plan.name}{suffix}.state.parquet"))
         try:
-            _replace(con, plan, suffix, "promoted", within)
+            _replace(con, plan, suffix, f"(SELECT * FROM promoted WHERE {within})", within)
         finally:
             con.unregister("promoted")
 
@@ -236,12 +243,35 @@ def _replace(con: duckdb.DuckDBPyConnection, plan: GroupedPlan, suffix: str, row
     con.execute("DROP TABLE tally_promoted")
 
 
+def _settle(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[str, Any]) -> None:
+    """Narrows the change to windows that were final when it was compared, if the stream has gone on since.
+
+    An event that came since can be in an open window without a trace in what people see: 4, 4 and 4 have the average of
+    4 and 4. The swap would lose it.
+    """
+    rows = con.execute("SELECT topic || '/' || partition, next_offset FROM ledger.offsets").fetchall()
+    stands = {name: at for name, at in rows if name.split("/")[0] in plan.topics}
+    found = con.execute("SELECT count(*) FROM ledger.redriven").fetchone() if exists(con) else (0,)
+    if found != (change["redriven"],):
+        raise WarehouseError("the difference is stale: rows were redriven since; nothing was changed, replay again")
+    if stands == change["offsets"]:
+        return
+    mark, before = change["watermark"], change["before"]
+    if plan.window is None or mark is None:
+        raise WarehouseError(
+            f"the difference is stale: {plan.name} has no final rows, and events came since it was compared; nothing was "
+            "changed: stop the stream, and replay again"
+        )
+    change["before"] = mark if before is None else min(before, mark)
+
+
 def _refuse_stale(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[str, Any], folder: Path) -> None:
     columns = ", ".join(quote(c) for c in plan.types)
     con.register("compared", pq.read_table(folder / f"{plan.name}.live.parquet"))
     typed = ", ".join(f"CAST({quote(c)} AS {kind}) AS {quote(c)}" for c, kind in plan.types.items())
-    now = f"SELECT {columns} FROM main.{quote(plan.name)} WHERE {change['where']}"
-    then = f"SELECT {typed} FROM compared"
+    where = made_between(plan, change["after"], change["before"])
+    now = f"SELECT {columns} FROM main.{quote(plan.name)} WHERE {where}"
+    then = f"SELECT * FROM (SELECT {typed} FROM compared) WHERE {where}"
     try:
         row = con.execute(
             f"SELECT (SELECT count(*) FROM ({now} EXCEPT ALL {then})) + (SELECT count(*) FROM ({then} EXCEPT ALL {now}))"
@@ -254,9 +284,12 @@ def _refuse_stale(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[s
         )
 
 
-def _fingerprint(con: duckdb.DuckDBPyConnection, plan: ViewPlan, where: str) -> str:
-    columns = ", ".join(quote(c) for c in plan.types)
+def _fingerprint(con: duckdb.DuckDBPyConnection, plan: GroupedPlan, after: int | None, before: int | None) -> str:
+    """Of the state's rows, not of what people see of them."""
+    # Without the sets that compaction drops when a row is final.
+    columns = ", ".join(c for c in plan.state_types if c not in plan.frozen_columns)
+    source = next(relation for suffix, relation in _sources(plan) if not suffix)
     row = con.execute(
-        f"SELECT count(*), bit_xor(hash(v)), sum(hash(v)) FROM (SELECT {columns} FROM main.{quote(plan.name)} WHERE {where}) v"
+        f"SELECT count(*), bit_xor(hash(v)), sum(hash(v)) FROM (SELECT {columns} FROM {source} WHERE {_within(plan, after, before)}) v"
     ).fetchone()
     return ":".join(str(part) for part in row or ())
