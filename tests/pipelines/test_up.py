@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,9 +58,11 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up() -> Iterator[Up]:
     """Started as a script's background job is: SIGINT is ignored, and Dagster would ignore SIGTERM with it."""
-    home = tmp_path_factory.mktemp("up") / "home"
+    # Not pytest's folder: its path would be in the pictures.
+    folder = Path(tempfile.mkdtemp(prefix="tally-"))
+    home = folder / "home"
     log = home.parent / "up.log"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TALLY_", "DAGSTER_"))}
     with log.open("wb") as out:
@@ -81,6 +85,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def picture(window: Browser, name: str, wait: float = 2.0) -> None:
@@ -133,7 +138,8 @@ def test_a_job_launched_in_a_browser(up: Up, tmp_path: Path) -> None:
         window.open(f"{up.url}/locations/tallystream/jobs/replay/playground")
         window.see("time_kind")
         window.script(
-            "document.querySelector('.CodeMirror').CodeMirror.setValue(arguments[0])", FORM.format(planted(tmp_path))
+            "document.querySelector('.CodeMirror').CodeMirror.setValue(arguments[0])",
+            FORM.format(planted(up.home.parent)),
         )
         window.see("mode: diff")
         picture(window, "launchpad")
@@ -142,12 +148,11 @@ def test_a_job_launched_in_a_browser(up: Up, tmp_path: Path) -> None:
         run = window.script("return location.pathname").rsplit("/", 1)[1]
         window.open(f"{up.url}/runs/{run}?selection=&logs=type%3ASTEP_OUTPUT")
         window.see("changed_cells")
-        picture(window, "run", 3)
-        window.click(
-            "(//*[normalize-space(text())='diff']/following::*[contains(text(), 'Show Table') or contains(text(), 'Show table')])[1]"
-        )
-        window.see("revenue_cents")
-        picture(window, "diff", 2)
+        # The difference itself, a row a changed cell.
+        for text in ("replayed", "revenue_cents", "changed"):
+            window.see(text)
+        window.click("//*[contains(text(), 'View full message')]")
+        picture(window, "diff", 3)
     found = up.graphql(f'{{ runOrError(runId: "{run}") {{ ... on Run {{ jobName status runConfigYaml }} }} }}')[
         "runOrError"
     ]
