@@ -7,6 +7,7 @@ import dagster as dg
 from pipelines.catalog import archive_key
 from pipelines.jobs.replay import table
 from pipelines.tally import HOURS, REWRITE, Tally, told
+from tallystream.replay import api
 from tallystream.settings import TOPICS
 
 
@@ -23,11 +24,9 @@ from tallystream.settings import TOPICS
 )
 def backfill(context: dg.AssetExecutionContext, tally: Tally) -> dg.MaterializeResult:
     """Windows of these hours, made anew by the definitions that the warehouse has, and swapped in where they differ."""
-    from tallystream.replay.api import backfill as recompute
-
     window = context.partition_time_window
     with told():
-        done = recompute(tally.settings(), _utc(window.start), _utc(window.end))
+        done = api.backfill(tally.settings(), _utc(window.start), _utc(window.end))
     return dg.MaterializeResult(
         metadata={
             "messages": done.messages,

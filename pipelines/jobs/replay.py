@@ -10,10 +10,11 @@ from pydantic import Field
 
 from pipelines.tally import REWRITE, Tally, told
 from tallystream.errors import UsageError
+from tallystream.replay import api
+from tallystream.replay.request import ReplayRequest
 from tallystream.settings import TOPICS
 
 ROWS = 50  # of a difference, shown in the run; all of them are in its file
-# The engine is imported where it is used: it brings sqlglot's and DuckDB's planners into a code server that need not have them.
 
 
 class Mode(Enum):
@@ -58,14 +59,12 @@ class ReplayConfig(dg.Config):  # type: ignore[misc]
     )
     rate: int | None = Field(None, ge=1, description="Messages a second at most; no limit when left out.")
 
-    def request(self) -> Any:
+    def request(self) -> ReplayRequest:
         """As the engine takes it.
 
         Raises:
             UsageError: a time is none, or the folder does not exist.
         """
-        from tallystream.replay.request import ReplayRequest
-
         folder = None if self.views_dir is None else Path(self.views_dir)
         if folder is not None and not folder.is_dir():
             raise UsageError(f"views_dir {folder} is no folder")
@@ -100,10 +99,8 @@ def _time(field: str, text: str | None) -> datetime | None:
 )
 def replay_range(context: dg.OpExecutionContext, config: ReplayConfig, tally: Tally) -> None:
     """Counts by view, the first changed cells, and where all of them lie, go into the op's metadata."""
-    from tallystream.replay.api import cells_of, replay
-
     with told():
-        done = replay(tally.settings(), config.request())
+        done = api.replay(tally.settings(), config.request())
     metadata: dict[str, Any] = {
         "mode": done.mode,
         "messages": done.messages,
@@ -116,7 +113,7 @@ def replay_range(context: dg.OpExecutionContext, config: ReplayConfig, tally: Ta
         metadata["views"] = table(done.views)
     if done.diff:
         metadata["diff_file"] = dg.MetadataValue.path(done.diff)
-        metadata["diff"] = table(cells_of(done).slice(0, ROWS).to_pylist())
+        metadata["diff"] = table(api.cells_of(done).slice(0, ROWS).to_pylist())
     if done.promotion is not None:
         metadata["promotion"] = done.promotion
     if done.not_promoted:

@@ -59,7 +59,7 @@ def test_a_sandbox_leaves_a_file_of_its_own(plant: Plant, instance: dg.DagsterIn
         ({"topics": ["payments"]}, "orders"),
         ({"partitions": [9]}, "partition 9"),
         ({"from_offset": 10, "to_offset": 5}, "empty"),
-        ({"from_offset": 0, "to_offset": 10**12}, "tallied"),
+        ({"from_offset": 10**12}, "tallied"),
         ({"from_time": "yesterday"}, "2026-03-01T12:00:00Z"),
         ({"views_dir": "/nowhere/at/all"}, "no folder"),
     ],
