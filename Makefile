@@ -28,7 +28,7 @@ dev: setup ## broker, synthetic shop, stream and Dagster's web UI, until Ctrl-C
 	.venv/bin/tally up
 
 test: setup ## all tests on the embedded broker
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-kafka: setup ## the broker's tests on Apache Kafka 4.3.1 (Java 17 and Maven; without them skipped, with the reason)
 	$(PY) -m pytest --broker kafka -m broker

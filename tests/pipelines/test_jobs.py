@@ -20,6 +20,9 @@ from tallystream.warehouse.manifest import catalog as snapshots
 from tallystream.warehouse.status import collect
 from tests.pipelines.conftest import Plant
 
+# Of the control plane, not of the broker: once is enough.
+pytestmark = pytest.mark.embedded
+
 
 def run(job: str, instance: dg.DagsterInstance, **kwargs: Any) -> dg.ExecuteInProcessResult:
     return defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **kwargs)

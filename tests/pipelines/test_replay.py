@@ -15,6 +15,9 @@ from tallystream.views.loader import VIEWS
 from tests.pipelines.conftest import Plant
 from tests.pipelines.test_jobs import failure, run
 
+# Of the control plane, not of the broker: once is enough.
+pytestmark = pytest.mark.embedded
+
 
 def replayed(instance: dg.DagsterInstance, **form: Any) -> dg.ExecuteInProcessResult:
     return run("replay", instance, run_config={"ops": {"replay_range": {"config": form}}})

@@ -24,6 +24,9 @@ from pipelines.tally import Tally, now
 from tallystream.warehouse.status import collect
 from tests.pipelines.conftest import Plant
 
+# Of the control plane, not of the broker: once is enough.
+pytestmark = pytest.mark.embedded
+
 AT = datetime(2026, 3, 1, 4, 35, tzinfo=UTC)
 
 

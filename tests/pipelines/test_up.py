@@ -27,6 +27,9 @@ from tallystream.views.loader import VIEWS
 from tests.pipelines.browser import Browser, browser, missing
 from tests.pipelines.conftest import ENVIRONMENT
 
+# Of the control plane, not of the broker: once is enough.
+pytestmark = pytest.mark.embedded
+
 GROUPS = ("topics", "views", "archive", "staging", "marts", "recovery")
 PATIENCE = 150.0  # seconds for three programs to come up on a busy machine
 
