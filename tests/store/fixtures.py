@@ -54,7 +54,7 @@ def s3_endpoint(tmp_path_factory):
         process = subprocess.Popen(
             [
                 weed, "server", "-dir", folder, "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1", "-s3", "-s3.iam=false",
-                "-s3.port.iceberg=0", "-s3.config", folder / "s3.json", "-volume.max=8", "-master.volumeSizeLimitMB=64",
+                "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.config", folder / "s3.json", "-volume.max=8", "-master.volumeSizeLimitMB=64",
                 *(f"-{name}={port}" for name, port in ports.items()),
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
