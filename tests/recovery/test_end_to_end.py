@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
 from tallystream.warehouse.control import open_prepared
 from tallystream.warehouse.read import live_address
-from tests.oracle.books import keep
+from tests.oracle.books import compare, keep, read_log
 from tests.servers.broker import until
 
-from .killed import compare_all, stream, tally
+from .killed import compare_all, compare_prefix, stream, tally
 from .shop import Publishing, Shop, publish
 
 
@@ -63,5 +64,26 @@ def test_a_signal_ends_with_a_last_commit_and_no_second_stream_begins(fresh_topi
         with Publishing(settings, shop):
             running.send_signal(number)
             assert running.wait(40) == 0
+    with open_prepared(settings) as con:
+        compare_prefix(con, settings)
     assert tally("run", "--until-end").returncode == 0
     compare_all(settings)
+
+
+def test_a_signal_commits_what_was_read_and_not_yet_committed(fresh_topics, monkeypatch):
+    """With a minute between commits, all that is in the file afterwards is the last commit's."""
+    monkeypatch.setenv("TALLY_EPOCH_MS", "60000")
+    settings = fresh_topics(2)
+    with stream() as running:
+        until(lambda: live_address(settings) is not None, "the stream serves nothing")
+        publish(settings, Shop(3), 300)
+        time.sleep(3)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(40) == 0
+    with open_prepared(settings) as con:
+        commits, consumed = con.execute(
+            "SELECT count(DISTINCT id), sum(consumed)::BIGINT FROM ledger.commits"
+        ).fetchone()
+        compare(con, keep(settings))
+    assert commits == 1
+    assert consumed == sum(len(log) for topic in ("orders", "clicks") for log in read_log(settings, topic).values())
