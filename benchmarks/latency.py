@@ -24,10 +24,10 @@ SAMPLE = 997  # every so many events of a partition is followed
 POSITIONS = "SELECT partition, next_offset FROM ledger.offsets WHERE topic = 'clicks'"
 
 
-def measure(settings: Settings, rate: int, seconds: int) -> dict[str, Any]:
+def measure(settings: Settings, rate: int, seconds: int, views: list[str]) -> dict[str, Any]:
     """Runs stream and paced generator for so long; milliseconds from source to visible, and the commits' durations."""
     tally = [sys.executable, "-m", "tallystream.cli"]
-    stream = subprocess.Popen([*tally, "run"])
+    stream = subprocess.Popen([*tally, "run", *views])
     shop = None
     try:
         while live_address(settings) is None:

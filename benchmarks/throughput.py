@@ -68,12 +68,12 @@ def run(*command: str) -> dict[str, Any]:
     return {"wall": time.perf_counter() - began, "cpu": cpu, "rss_mb": after.ru_maxrss / 1024, "out": done.stdout}
 
 
-def one_round(settings: Settings) -> dict[str, float]:
+def one_round(settings: Settings, views: list[str]) -> dict[str, float]:
     """The ceiling, then the flow, on an empty warehouse."""
     drained = json.loads(run("-m", "benchmarks.ceiling", "clicks")["out"])
     for path in settings.root.glob("tally.duckdb*"):
         path.unlink()
-    flow = run("-m", "tallystream.cli", "run", "--until-end")
+    flow = run("-m", "tallystream.cli", "run", "--until-end", *views)
     with open_reader(settings) as reader:
         names, _, rows = reader.rows(COMMITS)
     ledger = dict(zip(names, rows[0], strict=True))
@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency-seconds", type=int, default=20)
     parser.add_argument("--broker", choices=("embedded", "kafka", "both"), default="both")
+    parser.add_argument("--views", help="folder of view files; the shipped ones when left out")
     chosen = parser.parse_args()
+    views = ["--views", str(Path(chosen.views).resolve())] if chosen.views else []
     kinds = ["embedded", "kafka"] if chosen.broker == "both" else [chosen.broker]
     missing = jars.missing()
     if "kafka" in kinds and missing:
@@ -110,7 +112,7 @@ def main() -> None:
             print(f"{kind}: {chosen.events:,} clicks published in {filled.seconds:.1f} s", flush=True)
             rounds = []
             for number in range(1, chosen.rounds + 1):
-                rounds.append(one_round(settings))
+                rounds.append(one_round(settings, views))
                 told = ", ".join(f"{name} {value:,.1f}" for name, value in rounds[-1].items())
                 print(f"{kind} round {number}: {told}", flush=True)
             for name in rounds[0]:
@@ -120,7 +122,7 @@ def main() -> None:
                 )
             if chosen.latency_seconds:
                 rate = int(statistics.median(r["steady"] for r in rounds) / 2)
-                told = json.dumps(measure(settings, rate, chosen.latency_seconds), default=float)
+                told = json.dumps(measure(settings, rate, chosen.latency_seconds, views), default=float)
                 print(f"{kind} at half load: {told}", flush=True)
 
 

@@ -107,6 +107,7 @@ class Prefetch:
                     return
                 lanes = list(self._lanes)
             # Every lane gets its turn: one long backlog must not starve the others.
-            if not any([lane.fill() for lane in lanes]):
+            found = [lane.fill() for lane in lanes]
+            if not any(found):
                 self._changed.wait(IDLE)
                 self._changed.clear()

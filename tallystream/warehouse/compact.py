@@ -6,10 +6,11 @@ Killed anywhere, what was committed is done, and the rest is done by the next co
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,13 @@ class Policy:
     """How much a step moves, and how long what is kept.
 
     `rows`: of one transaction; 20,000 take some tens of milliseconds. `sets`: how long after a row is final its members can
-    still be amended, in event time. `commits`: how long each commit has a row of its own.
+    still be amended, in event time. `commits`: how long each commit has a row of its own. `sandboxes`: how long those of replays are kept.
     """
 
     rows: int = 20_000
     sets: timedelta = timedelta(days=7)
     commits: timedelta = timedelta(days=1)
+    sandboxes: timedelta = timedelta(days=7)
 
 
 DEFAULT = Policy()
@@ -91,12 +93,14 @@ def compact(
         forget(con, plan, lock, policy.sets)
         rebuild(con, plan, lock)
     joined = shorten_commits(con, lock, now - policy.commits)
+    expired = expire_sandboxes(settings.root / "sandboxes", now - policy.sandboxes)
     with lock:
         checkpointed = _checkpoint(con)
     hit("compact.after_checkpoint")
     return {
         "moved": moved,
         "commit_rows_joined": joined,
+        "sandboxes_expired": expired,
         "checkpointed": checkpointed,
         "seconds": time.perf_counter() - began,
         "before": before,
@@ -124,6 +128,17 @@ def shorten_commits(con: duckdb.DuckDBPyConnection, lock: Lock, until: datetime)
             con.execute("ROLLBACK")
             raise
     return int(many[0]) - int(many[1])
+
+
+def expire_sandboxes(folder: Path, until: datetime) -> list[str]:
+    """Removes the sandboxes of replays last written before `until` (UTC, naive); returns their names."""
+    gone = []
+    for path in sorted(folder.glob("*")):
+        written = max((f.stat().st_mtime for f in (path, *path.glob("*"))), default=0.0)
+        if datetime.fromtimestamp(written, UTC).replace(tzinfo=None) < until:
+            shutil.rmtree(path)
+            gone.append(path.name)
+    return gone
 
 
 def _checkpoint(con: duckdb.DuckDBPyConnection) -> bool:

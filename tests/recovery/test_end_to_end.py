@@ -36,7 +36,7 @@ def state(settings) -> dict[str, list[object]]:
         return {t: con.execute(f"FROM {t} ORDER BY ALL").fetchall() for t in tables}
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", "2", "3"])
 def test_a_bounded_run_is_as_the_books_say_and_so_is_the_next(fresh_topics, workers):
     settings = fresh_topics(2)
     generate(1)

@@ -95,6 +95,7 @@ def test_there_are_late_and_dead_rows_or_the_tests_below_would_prove_little(tall
         {"from_offset": 200, "to_offset": 600},
         {"topics": ("clicks",), "from_offset": 1000},
         {"topics": ("orders",), "to_offset": 300},
+        {"rate": 4000},
     ],
 )
 def test_a_replay_of_unchanged_views_differs_in_nothing(tallied, chosen):

@@ -13,7 +13,7 @@ import pytest
 
 from tallystream.views.loader import load_views
 from tallystream.warehouse import cold
-from tallystream.warehouse.compact import Policy, compact, shorten_commits
+from tallystream.warehouse.compact import Policy, compact, expire_sandboxes, shorten_commits
 from tallystream.warehouse.redrive import Summary, redrive
 from tests.oracle.books import compare
 from tests.oracle.judging import Message, judge
@@ -278,3 +278,16 @@ def test_rows_copied_but_not_deleted_would_be_noticed(stream):
     before = views(stream.con)
     stream.con.execute(f"INSERT INTO {plan.cold} SELECT * FROM {plan.state} LIMIT 1")
     assert views(stream.con) != before
+
+
+def test_old_sandboxes_go_and_young_ones_stay(tmp_path):
+    now = datetime(2026, 3, 10)
+    for name, age in (("old", 8), ("young", 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tally.duckdb").touch()
+        written = (now - timedelta(days=age)).replace(tzinfo=UTC).timestamp()
+        for path in (tmp_path / name / "tally.duckdb", tmp_path / name):
+            os.utime(path, (written, written))
+    assert expire_sandboxes(tmp_path, now - timedelta(days=7)) == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["young"]
+    assert expire_sandboxes(tmp_path / "none", now) == []
