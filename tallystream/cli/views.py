@@ -12,8 +12,13 @@ from rich.table import Table
 
 from tallystream.errors import UsageError, ViewError
 
-views = typer.Typer(no_args_is_help=True, add_completion=False, help="The views: one SQL file each, kept incrementally.")
-Folder = Annotated[Path | None, typer.Option("--views", help="Folder of the view files.", exists=True, file_okay=False, show_default="sql/views")]
+views = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The views: one SQL file each, kept incrementally."
+)
+Folder = Annotated[
+    Path | None,
+    typer.Option("--views", help="Folder of the view files.", exists=True, file_okay=False, show_default="sql/views"),
+]
 Name = Annotated[str | None, typer.Argument(help="One view; all when left out.")]
 
 
@@ -23,18 +28,28 @@ def _files(folder: Path | None, name: str | None) -> list[Path]:
     files = sorted((folder or VIEWS).glob("*.sql"))
     chosen = [f for f in files if name is None or f.stem == name]
     if not chosen:
-        raise UsageError(f"no view {name or 'file'} in {folder or VIEWS.name}; there are: {', '.join(f.stem for f in files) or 'none'}")
+        raise UsageError(
+            f"no view {name or 'file'} in {folder or VIEWS.name}; there are: {', '.join(f.stem for f in files) or 'none'}"
+        )
     return chosen
 
 
 @views.command("list")
-def list_views(folder: Folder = None, as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+def list_views(
+    folder: Folder = None, as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False
+) -> None:
     """Names, topics, windows and descriptions."""
     from tallystream.views.loader import load_view
 
     plans = [load_view(path) for path in _files(folder, None)]
     rows = [
-        {"name": p.name, "topics": list(p.topics), "window": p.window and p.window.kind, "version": p.version, "description": p.description}
+        {
+            "name": p.name,
+            "topics": list(p.topics),
+            "window": p.window and p.window.kind,
+            "version": p.version,
+            "description": p.description,
+        }
         for p in plans
     ]
     if as_json:
@@ -44,7 +59,12 @@ def list_views(folder: Folder = None, as_json: Annotated[bool, typer.Option("--j
     for column in ("name", "topics", "window", "description"):
         table.add_column(column)
     for row in rows:
-        table.add_row(str(row["name"]), ", ".join(p for p in row["topics"] or []), str(row["window"] or "-"), str(row["description"]))
+        table.add_row(
+            str(row["name"]),
+            ", ".join(p for p in row["topics"] or []),
+            str(row["window"] or "-"),
+            str(row["description"]),
+        )
     Console().print(table)
 
 
