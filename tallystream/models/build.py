@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tallystream.database import connect
 from tallystream.models.load import Model, ModelError, Models
 from tallystream.settings import TOPICS, Settings
 from tallystream.store.objects import Store, sync
@@ -73,8 +73,7 @@ def rows_of(settings: Settings, store: Store, models: Models, name: str, sql: st
             f"{name} reads live views and the archive at once ({', '.join(sorted(sources))}): they are not of one moment; "
             "make two models of it"
         )
-    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with connect() as con:
         con.execute("CREATE SCHEMA archive")
         for source in archived:
             con.register("archived", _archived(store, source.removeprefix(PREFIX)))

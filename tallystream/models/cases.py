@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import yaml
 
+from tallystream.database import connect
 from tallystream.models.load import ModelError, Models
 from tallystream.views.plan import quote
 
@@ -49,8 +50,7 @@ def load_cases(folder: Path) -> list[Case]:
 @contextmanager
 def empty_sources(models: Models) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory with every view and archived topic, empty."""
-    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with connect() as con:
         con.execute("CREATE SCHEMA archive")
         for relation, columns in models.sources.items():
             con.execute(f"CREATE TABLE {relation} ({columns})")

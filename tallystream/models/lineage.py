@@ -11,7 +11,7 @@ from sqlglot.optimizer.qualify import qualify
 
 from tallystream.models.load import Model, Models
 from tallystream.settings import TOPICS
-from tallystream.views.dialect import ViewDialect
+from tallystream.views.dialect import DIALECT
 from tallystream.views.plan import ViewPlan
 from tallystream.views.relations import Relation, relations
 
@@ -54,7 +54,7 @@ def _leaves(node: Node) -> Iterable[tuple[str, str]]:
 
 def view_lineage(plan: ViewPlan) -> Columns:
     """Column of a live view -> the (topic, column) pairs that it is made of; windows come from event_time."""
-    select = sqlglot.parse_one(plan.sql, dialect=ViewDialect)
+    select = sqlglot.parse_one(plan.sql, dialect=DIALECT)
     sources = {r.name: _origins(r) for r in plan.relations}
     aliases = {t.alias_or_name: t.name for t in select.find_all(exp.Table) if t.name in sources}
     found: Columns = {}
@@ -76,7 +76,7 @@ def _origins(relation: Relation) -> dict[str, set[tuple[str, str]]]:
     for topic, sql in relation.sources.items():
         if relation.name == topic:
             return {name: {(topic, name)} for name in relation.columns}
-        branch = sqlglot.parse_one(sql.replace("{topic}", topic), dialect=ViewDialect)
+        branch = sqlglot.parse_one(sql.replace("{topic}", topic), dialect=DIALECT)
         inner = {a.alias: a.this for a in branch.find_all(exp.Alias) if a.find_ancestor(exp.Subquery)}
         for item in branch.find(exp.Select).expressions:  # type: ignore[union-attr]
             for column in item.find_all(exp.Column):

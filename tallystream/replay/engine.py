@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tallystream.database import connect
 from tallystream.replay.request import Key, ReplayRequest, Span
 from tallystream.settings import Settings
 from tallystream.store.objects import Store
@@ -65,9 +66,7 @@ class Replayed:
 def open_sandbox(path: Path) -> duckdb.DuckDBPyConnection:
     """A new warehouse file with nothing in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    con = duckdb.connect(str(path), config={"autoinstall_known_extensions": "false"})
-    con.execute("SET TimeZone = 'UTC'")
-    con.execute("SET asof_loop_join_threshold = 0")
+    con = connect(path)
     migrate(con)
     return con
 

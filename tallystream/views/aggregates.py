@@ -36,7 +36,8 @@ class Part:
     """One column of the partial and of the state.
 
     `settle`: over the combined column, where an aggregate alone cannot say it. `shown`: of a column that holds a
-    set, the value that people see; it alone stays, in column `<name>c`, when the row is final.
+    set, the value that people see; it alone stays, in column `<name>c`, when the row is final. `zero`: over no
+    events it is 0, not NULL.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Part:
     update: str = ""
     settle: str = ""
     shown: str = ""
+    zero: bool = False
 
     @property
     def settled(self) -> str:
@@ -60,7 +62,7 @@ def _filter(*conditions: str | None) -> str:
 def _add(name: str, partial: str, zero: bool) -> Part:
     old, new = f"stored.{name}", f"excluded.{name}"
     if zero:
-        return Part(name, partial, f"CAST(sum({name}) AS BIGINT)", f"{old} + {new}")
+        return Part(name, partial, f"CAST(sum({name}) AS BIGINT)", f"{old} + {new}", zero=True)
     plus = f"CASE WHEN {old} IS NULL THEN {new} WHEN {new} IS NULL THEN {old} ELSE {old} + {new} END"
     return Part(name, partial, f"sum({name})", plus)
 

@@ -16,14 +16,19 @@ class ViewDialect(DuckDB):
     """DuckDB, where `session` is a name: sqlglot reads it as a keyword."""
 
     class Parser(DuckDB.Parser):  # type: ignore[misc, valid-type]
-        """Knows `session(…)` as a function."""
+        """Knows `session(…)` as a function, and leaves alone what it would write as a call of another function."""
 
         FUNC_TOKENS = DuckDB.Parser.FUNC_TOKENS | {TokenType.SESSION}
+        FUNCTIONS = {k: v for k, v in DuckDB.Parser.FUNCTIONS.items() if k not in ("LOG2", "LOG10")}  # noqa: RUF012
+
+
+# Of this DuckDB: `~` matches the whole text in 1.5, and anywhere in the text in 2.0.
+DIALECT = ViewDialect(version=".".join(duckdb.__version__.split(".")[:2]))
 
 
 def to_sql(node: exp.Expr) -> str:
     """The node as DuckDB SQL, without comments."""
-    return node.sql(ViewDialect, comments=False)
+    return node.sql(DIALECT, comments=False)
 
 
 # These fail for no value.

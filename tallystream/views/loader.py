@@ -9,7 +9,8 @@ import duckdb
 
 from tallystream.errors import ViewError
 from tallystream.settings import PROJECT
-from tallystream.views.plan import ViewPlan
+from tallystream.views.dialect import quote
+from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.read import read
 from tallystream.views.relations import (
     MACROS,
@@ -21,7 +22,7 @@ from tallystream.views.relations import (
     scratch,
 )
 from tallystream.views.shape import Attribution, Grouped
-from tallystream.views.shapes import attribution, grouped, session
+from tallystream.views.shapes import attribution, grouped_sql, session
 from tallystream.views.shapes.attribution import AttributionPlan
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.session import SessionPlan
@@ -33,6 +34,10 @@ RELATIONS = TOPIC_COLUMNS
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 TAKEN = {"late_events", "dead_letters", "tallystream_schema", "tumble", "hop", "session", "provenance"}
 FLOATS = ("FLOAT", "DOUBLE")
+WIDE = re.compile(r"HUGEINT|DECIMAL\(38,\d+\)|DOUBLE")
+UNNAMED = re.compile(r"STRUCT\((?!\")[^ ]+[,)]")
+# Ten thousand million events of so many digits fit into a DECIMAL of 38.
+DIGITS = 28
 
 
 def load_views(folder: Path | None = None) -> dict[str, ViewPlan]:
@@ -55,25 +60,52 @@ def load_view(path: Path) -> ViewPlan:
     """
     name = path.stem
     taken = TAKEN | set(relations())
-    if not NAME.fullmatch(name) or name in taken:
+    if not NAME.fullmatch(name) or name in taken or name.startswith("tally_"):
         raise ViewError(
-            f"{path.name}: the file's name is the view's: small letters, digits and _, and none of {', '.join(sorted(taken))}"
+            f"{path.name}: the file's name is the view's: small letters, digits and _, not beginning with tally_, and none of "
+            f"{', '.join(sorted(taken))}"
         )
     try:
-        sql = path.read_text(encoding="utf-8")
+        sql = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ViewError(f"{path.name}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     shape = read(path, sql)
     con = scratch().cursor()
     try:
-        con.execute(f"EXPLAIN {sql.strip().rstrip(';')}")
-        if isinstance(shape, Attribution):
-            return _attribution(con, path, sql, shape)
-        return _grouped(con, path, sql, shape)
+        query = only_statement(sql)
+        con.execute(f"EXPLAIN {query}")
+        made = (
+            _attribution(con, path, query, shape)
+            if isinstance(shape, Attribution)
+            else _grouped(con, path, query, shape)
+        )
+        _try_out(con, made)
+        return made
     except duckdb.Error as error:
         read_from = [shape.left.relation, shape.right.relation] if isinstance(shape, Attribution) else [shape.relation]
         columns = "; ".join(f"the columns of {r.name} are {', '.join(r.columns)}" for r in read_from)
         raise ViewError(f"{path.name}:{_line(str(error), sql)}: {_first(error)}; {columns}") from None
+
+
+def only_statement(sql: str) -> str:
+    """The file's query without the semicolon and what stands behind it, which can be a comment only."""
+    return duckdb.extract_statements(sql)[0].query.strip().rstrip(";")
+
+
+def _try_out(con: duckdb.DuckDBPyConnection, plan: ViewPlan) -> None:
+    """Runs every statement of the plan over no rows, and takes all back: what fails here would stop a stream."""
+    con.execute("BEGIN")
+    try:
+        for statement in plan.state_ddl():
+            con.execute(statement)
+        topic = plan.topics[0]
+        con.execute(f"CREATE TEMP TABLE {DELTA} AS {plan.partial_sql(topic, topic)} LIMIT 0")
+        for statement in [*plan.merge_sql(DELTA), *plan.freeze_sql(1), *plan.thaw_sql(DELTA), plan.view_sql()]:
+            con.execute(statement)
+        con.execute(f"FROM main.{quote(plan.name)}").fetchall()
+        con.execute(f"SELECT * FROM ({plan.batch_sql()}) LIMIT 0")
+    finally:
+        con.execute("ROLLBACK")
 
 
 def _attribution(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Attribution) -> ViewPlan:
@@ -86,7 +118,7 @@ def _attribution(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: At
             if k not in state or v != '"NULL"'
         }
     del state["side"]
-    return AttributionPlan(path.stem, path, sql, describe(con, sql.strip().rstrip(";")), state, shape)
+    return AttributionPlan(path.stem, path, sql, describe(con, sql), state, shape)
 
 
 def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Grouped) -> ViewPlan:
@@ -94,9 +126,9 @@ def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Groupe
     is_session = shape.window is not None and shape.window.kind == "session"
     in_row = is_session or any(a.kind.startswith("approx") for a in shape.aggregates)
     source = shape.relation.over(topic, topic)
-    made = session.session_partial_sql(shape, source) if is_session else grouped.partial_sql(shape, in_row, source)
+    made = session.session_partial_sql(shape, source) if is_session else grouped_sql.partial_sql(shape, in_row, source)
     partial = describe(con, made)
-    types = describe(con, sql.strip().rstrip(";"))
+    types = describe(con, sql)
     state = {k: v for k, v in partial.items() if not re.fullmatch(r"a\d+m", k)}
     for i, a in enumerate(shape.aggregates):
         if a.kind in ("sum", "avg") and state.get(f"a{i}", state.get(f"a{i}s")) in FLOATS:
@@ -104,6 +136,15 @@ def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Groupe
                 f"{path.name}:{_line(a.args[0], sql)}: {a.kind}({a.args[0]}): a sum of floating numbers depends on the order of the events; "
                 "sum integers, such as cents, and divide when you query"
             )
+        if a.kind in ("sum", "avg") and WIDE.fullmatch(state.get(f"a{i}", state.get(f"a{i}s", ""))):
+            kind = describe(con, f"SELECT {a.args[0]} AS v FROM {source}")["v"]
+            if kind in ("HUGEINT", "UHUGEINT") or (
+                kind.startswith("DECIMAL(") and int(kind[8:].split(",")[0]) > DIGITS
+            ):
+                raise ViewError(
+                    f"{path.name}:{_line(a.args[0], sql)}: {a.kind}({a.args[0]}): a sum of {kind} can overflow, and would stop the stream; "
+                    f"cast it to BIGINT, or to a DECIMAL of {DIGITS} digits at most"
+                )
         if a.kind == "distinct" and not in_row:
             if shape.window is None:
                 raise ViewError(
@@ -113,12 +154,27 @@ def _grouped(con: duckdb.DuckDBPyConnection, path: Path, sql: str, shape: Groupe
             state[f"a{i}"] = "BIGINT"
         if a.kind.startswith("approx") or (a.kind == "distinct" and in_row):
             state[f"a{i}c"] = "DOUBLE" if a.kind == "approx_quantile" else "BIGINT"
+    for column, kind in {**partial, **state}.items():
+        if UNNAMED.search(kind):
+            value = (
+                shape.keys[int(column[1:])]
+                if column.startswith("k")
+                else shape.aggregates[int(column.strip("amsn"))].args[-1]
+            )
+            raise ViewError(
+                f"{path.name}:{_line(value, sql)}: {value}: a tuple's parts have no names, and so no table can keep it; "
+                "write struct_pack(a := …, b := …)"
+            )
+    bits = next((int(k[1:]) for k, kind in state.items() if kind == "BIT" and k.startswith("k")), None)
+    if bits is not None:
+        key = shape.keys[bits]
+        raise ViewError(f"{path.name}:{_line(key, sql)}: {key}: a BIT cannot be a key; cast it to VARCHAR")
     plan = SessionPlan if is_session else GroupedPlan
     return plan(path.stem, path, sql, types, state, shape, partial)
 
 
 def _first(error: duckdb.Error) -> str:
-    return str(error).split("\n\nLINE")[0].split("\tCandidate functions")[0].replace("\n", " ").strip()
+    return re.split(r"\n+LINE|\tCandidate functions|\n+Stack Trace", str(error))[0].replace("\n", " ").strip()
 
 
 def _line(message: str, sql: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from tallystream.views.shape import Window
 __all__ = ["ViewPlan", "quote"]
 
 # Part of every version: raised when the generated state changes, so that old state is never mixed with new.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 DELTA = "tally_delta"
 
 
@@ -186,15 +187,24 @@ class ViewPlan(ABC):
         marks = [f"{time} <= (SELECT watermark FROM ledger.watermarks WHERE topic = '{t}')" for t in self.topics]
         return f"coalesce({' AND '.join(marks)}, false)"
 
-    def shown(self, outputs: list[tuple[str, str]], where: str | None = None) -> str:
-        """The view over both tables: (name, SQL over a state row) by column."""
-        columns = [f"CAST({sql} AS {self.types[name]}) AS {quote(name)}" for name, sql in outputs]
+    def shown(self, outputs: list[tuple[str, str]], where: str, layer: Sequence[str] = (), more: str = "") -> str:
+        """The view over both tables: (name, SQL over a state row) by column.
+
+        `where`: which rows, all when empty. `layer`: columns computed of a row before the outputs. `more`: rows
+        beside those of the tables. A value that its column's type cannot hold is NULL: one row must not make all
+        others unreadable.
+        """
+        columns = [f"TRY_CAST({sql} AS {self.types[name]}) AS {quote(name)}" for name, sql in outputs]
         final = self.final_condition("rows")
         if final is not None:
             columns.append(f"{final} AS is_final")
-        both = f"(SELECT * FROM {self.state} UNION ALL SELECT * FROM {self.cold}) AS rows"
+        rows = f"(SELECT * FROM {self.state} UNION ALL SELECT * FROM {self.cold}{more})"
+        if layer:
+            rows = f"(SELECT *, {', '.join(layer)} FROM {rows})"
         kept = f" WHERE {where}" if where else ""
-        return f"CREATE OR REPLACE VIEW main.{quote(self.name)} AS SELECT {', '.join(columns)} FROM {both}{kept}"
+        return (
+            f"CREATE OR REPLACE VIEW main.{quote(self.name)} AS SELECT {', '.join(columns)} FROM {rows} AS rows{kept}"
+        )
 
     def explain(self) -> str:
         """The plan in words and SQL."""

@@ -12,13 +12,14 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from tallystream.errors import ViewError
-from tallystream.views.dialect import ViewDialect, functions, to_sql
+from tallystream.views.dialect import DIALECT, functions, to_sql
 from tallystream.views.read_grouped import read_grouped
 from tallystream.views.read_join import read_join
 from tallystream.views.refuse import Refusal
-from tallystream.views.shape import Shape
+from tallystream.views.relations import relations
+from tallystream.views.shape import WINDOW_COLUMNS, Shape
 
-__all__ = ["ViewDialect", "read"]
+__all__ = ["read"]
 
 CLAUSES = {
     "with_": (
@@ -48,6 +49,7 @@ def read(path: Path, sql: str) -> Shape:
     """
     refuse = Refusal(path, sql)
     select = _one_select(path, sql, refuse)
+    _plain_names(select)
     _refuse_volatile(select, refuse)
     for arg, (name, advice) in CLAUSES.items():
         if select.args.get(arg):
@@ -55,7 +57,7 @@ def read(path: Path, sql: str) -> Shape:
     _refuse_inside(select, refuse)
     lines = re.split(r"\bSELECT\b", sql, maxsplit=1)[0].splitlines()
     description = "\n".join(line.lstrip("- ").rstrip() for line in lines if line.startswith("--"))
-    canonical = select.sql(ViewDialect, comments=False, normalize=True)
+    canonical = select.sql(DIALECT, comments=False, normalize=True)
     reader = read_join if select.args.get("joins") else read_grouped
     return reader(select, refuse, description, canonical)
 
@@ -79,9 +81,11 @@ def _one_select(path: Path, sql: str, refuse: Refusal) -> exp.Select:
         )
         raise ViewError(f"{path.name}:1: {found}: a view is exactly one SELECT; put other statements elsewhere")
     try:
-        parsed = sqlglot.parse_one(sql, dialect=ViewDialect)
+        # What stands behind the last semicolon is a comment: DuckDB has counted the statements.
+        parsed = next(s for s in sqlglot.parse(sql, dialect=DIALECT) if s is not None)
     except SqlglotError as error:
         raise ViewError(f"{path.name}:1: {str(error).splitlines()[0]}; write the query in plain SELECT form") from None
+    parsed = parsed.unnest() if isinstance(parsed, exp.Subquery) else parsed
     if isinstance(parsed, exp.SetOperation):
         name = "UNION" if isinstance(parsed, exp.Union) else parsed.key.upper()
         raise refuse(name, "cannot be kept incrementally", "make one view for each part")
@@ -90,6 +94,14 @@ def _one_select(path: Path, sql: str, refuse: Refusal) -> exp.Select:
             f"{path.name}:1: {parsed.key.upper()}: a view reads FROM a topic, a relation over it or a window; write FROM"
         )
     return parsed
+
+
+def _plain_names(select: exp.Select) -> None:
+    """Columns as the relations have them: `"user_id"` and `USER_ID` are user_id."""
+    known = {*WINDOW_COLUMNS, *(c for r in relations().values() for c in r.columns)}
+    for column in select.find_all(exp.Column):
+        if column.name.lower() in known:
+            column.set("this", exp.to_identifier(column.name.lower()))
 
 
 def _refuse_volatile(select: exp.Select, refuse: Refusal) -> None:
@@ -125,5 +137,11 @@ def _refuse_inside(select: exp.Select, refuse: Refusal) -> None:
     for star in select.find_all(exp.Star):
         if not isinstance(star.parent, exp.Count):
             raise refuse("*", "names no columns", "list the columns and aggregates")
+    if quantified := select.find(exp.Any, exp.All):
+        raise refuse(quantified.key.upper(), "is a subquery to DuckDB", "write x IN (…) or list_contains(list, x)")
+    if select.find(exp.Try):
+        raise refuse("TRY", "is put around every expression already, and not twice", "leave it out, or use TRY_CAST")
+    if select.find(exp.Collate):
+        raise refuse("COLLATE", "groups texts that differ, and which of them is shown is open", "use lower(text)")
     if select.find(exp.Unnest, exp.Explode):
         raise refuse("unnest", "makes several rows of one", "read FROM order_items, which has the items as rows")

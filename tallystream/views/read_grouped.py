@@ -62,8 +62,10 @@ def read_grouped(select: exp.Select, refuse: Refusal, description: str, canonica
         free = reader.free(template)
         if free is not None:
             raise refuse(free, "is neither grouped nor aggregated", "use GROUP BY ALL")
-        outputs.append(Output(name, to_sql(template)))
+        outputs.append(Output(name, safe_sql(template)))
     having = select.args.get("having")
+    if having is not None:
+        _refuse_shadows(having, items, reader)
     kept = None if having is None else reader.template(_expand(having.this, items, relation))
     if kept is not None and (free := reader.free(kept)) is not None:
         raise refuse(free, "is in HAVING, but neither grouped nor aggregated", "filter the events in WHERE")
@@ -85,7 +87,7 @@ def read_grouped(select: exp.Select, refuse: Refusal, description: str, canonica
         tuple(safe_sql(k) for k in reader.keys),
         tuple(reader.aggregates),
         None if where is None else safe_sql(where.this),
-        None if kept is None else to_sql(kept),
+        None if kept is None else safe_sql(kept),
         None if session_key is None else safe_sql(session_key),
         description,
         canonical,
@@ -131,14 +133,27 @@ def check_name(name: str, taken: dict[str, exp.Expr], refuse: Refusal) -> None:
 
 def _expand(body: exp.Expr, items: dict[str, exp.Expr], relation: Relation) -> exp.Expr:
     """With the names of earlier columns written out, as DuckDB reads them."""
+    named = {name.lower(): item for name, item in items.items()}
 
     def written(n: exp.Expr) -> exp.Expr:
-        if isinstance(n, exp.Column) and not n.table and n.name not in relation.columns and n.name in items:
-            found = items[n.name]
+        if isinstance(n, exp.Column) and not n.table and n.name not in relation.columns and n.name.lower() in named:
+            found = named[n.name.lower()]
             return found.copy() if isinstance(found, exp.Column) else exp.paren(found.copy())
         return n
 
     return body.copy().transform(written)
+
+
+def _refuse_shadows(having: exp.Expr, items: dict[str, exp.Expr], reader: _Reader) -> None:
+    """In HAVING, DuckDB takes an output's name before a column's, but not inside of an aggregate."""
+    for column in having.find_all(exp.Column):
+        body = next((b for name, b in items.items() if name.lower() == column.name), None)
+        if body is not None and column.name in reader.relation.columns and body != column:
+            raise reader.refuse(
+                column.name,
+                "is a column of the events and the name of an output",
+                "give the output another name, and write that in HAVING",
+            )
 
 
 def _find_keys(select: exp.Select, items: dict[str, exp.Expr], reader: _Reader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import duckdb
@@ -10,6 +11,7 @@ from sqlglot import exp
 from tallystream.views.dialect import quote, safe_sql, to_sql
 from tallystream.views.read_aggregates import is_aggregate
 from tallystream.views.read_grouped import check_name
+from tallystream.views.read_source import refuse_column_aliases
 from tallystream.views.refuse import Refusal
 from tallystream.views.relations import Relation, relations
 from tallystream.views.shape import WINDOW_COLUMNS, Attribution, Output, Side
@@ -90,6 +92,7 @@ def _sides(select: exp.Select, refuse: Refusal) -> tuple[exp.Join, _Named, _Name
         if not known or table.name.lower() not in relations():
             what = to_sql(table.this if isinstance(table, exp.Table) else table)
             raise refuse(what, "is no relation", f"join two of {', '.join(relations())}")
+        refuse_column_aliases(table, refuse)
         found.append(_Named(table.alias_or_name, relations()[table.name.lower()]))
     if found[0].name.lower() == found[1].name.lower():
         raise refuse(found[0].name, "both sides have one name", "give each an alias")
@@ -232,19 +235,36 @@ def _over_state(body: exp.Expr, left: _Named, right: _Named) -> str:
             return exp.column(of_all or f"c{right.keep(n.name.lower())}", table="r")
         return exp.column(f"l{left.keep(n.name.lower())}", table="rows")
 
-    return to_sql(body.copy().transform(stored))
+    return safe_sql(body.copy().transform(stored))
+
+
+def _compared(part: exp.Expr) -> str:
+    """A comparison of ON with both its sides safe; DuckDB wants it bare for a join ASOF."""
+    bare = part.copy()
+    bare.set("this", exp.column("__one__"))
+    bare.set("expression", exp.column("__other__"))
+    sides = {"__one__": part.args["this"], "__other__": part.args["expression"]}
+    return re.sub(r"__one__|__other__", lambda m: safe_sql(sides[m[0]]), to_sql(bare))
 
 
 def _batch_sql(select: exp.Select, join: exp.Join, left: _Named, right: _Named, side: Side, backward: bool) -> str:
-    """The file's query over right rows of which no two have the same keys and time: ties go by event_id."""
+    """The file's query over right rows of which no two have the same keys and time: ties go by event_id.
+
+    And then by the columns that outputs use: several rows of one event, such as the items of an order.
+    """
     order = "DESC" if backward else "ASC"
     by = ", ".join([*side.keys, "event_time"])
+    # NULL is the greatest part of a struct.
+    nulls = "FIRST" if backward else "LAST"
+    ties = ", ".join(f"{quote(c)} {order} NULLS {nulls}" for c in ("event_id", *side.columns))
     where = f" WHERE {side.where}" if side.where else ""
-    one = f"SELECT * FROM {right.relation.name}{where} QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY event_id {order}) = 1"
-    items = ", ".join(f"{to_sql(e.unalias())} AS {quote(e.alias_or_name)}" for e in select.expressions)
+    one = (
+        f"SELECT * FROM {right.relation.name}{where} QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY {ties}) = 1"
+    )
+    items = ", ".join(f"{safe_sql(e.unalias())} AS {quote(e.alias_or_name)}" for e in select.expressions)
     filtered = select.args.get("where")
-    kept = f" WHERE {to_sql(filtered.this)}" if filtered is not None else ""
-    on = [to_sql(p) for p in join.args["on"].flatten() if _owners(p.unnest()) != {right.name}]
+    kept = f" WHERE {safe_sql(filtered.this)}" if filtered is not None else ""
+    on = [_compared(p.unnest()) for p in join.args["on"].flatten() if _owners(p.unnest()) != {right.name}]
     how = "ASOF LEFT JOIN" if join.args.get("side") else "ASOF JOIN"
     ctes = ", ".join(sorted({r.cte for r in (left.relation, right.relation) if r.cte}))
     return (

@@ -25,6 +25,7 @@ def read_source(select: exp.Select, refuse: Refusal) -> tuple[Relation, Window |
         raise refuse(to_sql(source), "is no relation", f"read FROM {known}, or a window over one of them")
     if source.args.get("sample"):
         raise refuse("SAMPLE", "cannot be kept incrementally", "a sample is another one each time")
+    refuse_column_aliases(source, refuse)
     call = source.this
     if isinstance(call, exp.Identifier):
         if source.args.get("db") or call.name.lower() not in relations():
@@ -46,6 +47,8 @@ def read_source(select: exp.Select, refuse: Refusal) -> tuple[Relation, Window |
             USES[name] + ("" if name == "session" else ", and shift := INTERVAL … after them"),
         )
     relation = args[0].name.lower()
+    if isinstance(args[0], exp.Literal):
+        raise refuse(name, f"{to_sql(args[0])} is a text", f"write the relation's name without quotes: {USES[name]}")
     if relation not in relations() or not isinstance(args[0], exp.Column):
         raise refuse(args[0].name or to_sql(args[0]), "is no relation", f"the relations are {known}")
     if name == "session":
@@ -53,6 +56,17 @@ def read_source(select: exp.Select, refuse: Refusal) -> tuple[Relation, Window |
         return relations()[relation], Window(name, gap, gap), args[1]
     spans = [_microseconds(arg, refuse) for arg in args[1:]]
     return relations()[relation], Window(name, spans[-1], spans[0], shift % spans[0]), None
+
+
+def refuse_column_aliases(table: exp.Expr, refuse: Refusal) -> None:
+    """`clicks AS c(event_type, …)` gives columns the names of others.
+
+    Raises:
+        ViewError: it does.
+    """
+    alias = table.args.get("alias")
+    if alias is not None and alias.columns:
+        raise refuse(alias.columns[0].name, "is a new name for a column", "use the names that the relation has")
 
 
 def _microseconds(arg: exp.Expr, refuse: Refusal, may_be_negative: bool = False) -> int:

@@ -9,8 +9,9 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
+from tallystream.database import connect
 from tallystream.settings import PROJECT
-from tallystream.views.dialect import ViewDialect, to_sql
+from tallystream.views.dialect import DIALECT, to_sql
 
 MACROS = PROJECT / "sql" / "macros.sql"
 RELATIONS_SQL = PROJECT / "sql" / "relations.sql"
@@ -63,9 +64,12 @@ def create_relations(con: duckdb.DuckDBPyConnection) -> None:
 @cache
 def scratch() -> duckdb.DuckDBPyConnection:
     """A database without events, in which view files are bound."""
-    con = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": "false"})
+    con = connect(threads=1)
     install_macros(con)
     create_relations(con)
+    # What plans need beside their own tables.
+    con.execute("CREATE SCHEMA state; CREATE SCHEMA ledger")
+    con.execute("CREATE TABLE ledger.watermarks (topic VARCHAR, watermark TIMESTAMP)")
     return con
 
 
@@ -73,7 +77,7 @@ def scratch() -> duckdb.DuckDBPyConnection:
 def relations() -> dict[str, Relation]:
     """All relations by name, the topics first."""
     sources: dict[str, dict[str, str]] = {topic: {topic: f"SELECT * FROM {topic}"} for topic in TOPIC_COLUMNS}
-    for statement in sqlglot.parse(RELATIONS_SQL.read_text(), dialect=ViewDialect):
+    for statement in sqlglot.parse(RELATIONS_SQL.read_text(), dialect=DIALECT):
         assert isinstance(statement, exp.Create), "sql/relations.sql holds CREATE VIEW statements only"
         sources[statement.this.name] = dict(_branch(b) for b in _branches(statement.expression))
     con = scratch()

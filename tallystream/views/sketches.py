@@ -37,9 +37,13 @@ def distinct_of(least: str) -> str:
 
 
 def bucket(value: str) -> str:
-    """The bucket of a number."""
-    size = f"CAST(ceil(ln(abs(CAST({value} AS DOUBLE))) / {log(GAMMA)!r}) AS INTEGER) + {SHIFT}"
-    return f"CASE WHEN {value} = 0 THEN 0 WHEN {value} > 0 THEN {size} ELSE -({size}) END"
+    """The bucket of a number; NULL for infinity and NaN, which have no place among the others."""
+    number = f"CAST({value} AS DOUBLE)"
+    size = f"CAST(ceil(ln(abs({number})) / {log(GAMMA)!r}) AS INTEGER) + {SHIFT}"
+    return (
+        f"CASE WHEN NOT isfinite({number}) THEN NULL WHEN {number} = 0 THEN 0 "
+        f"WHEN {number} > 0 THEN {size} ELSE -({size}) END"
+    )
 
 
 def buckets_of(value: str, keep: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tallystream.database import connect
 from tallystream.settings import HEARTBEAT
 from tallystream.views.plan import ViewPlan
 
@@ -18,7 +18,7 @@ class Tallier:
     """Runs the partials of views; holds a scratch DuckDB in memory, one for a process."""
 
     def __init__(self, plans: Mapping[str, ViewPlan], threads: int = 2):
-        self._con = duckdb.connect(config={"threads": threads, "autoinstall_known_extensions": "false"})
+        self._con = connect(threads=threads)
         self._con.execute("SET preserve_insertion_order = false")
         self._sql = {
             (name, topic): plan.partial_sql(RELATION, topic) for name, plan in plans.items() for topic in plan.topics

@@ -11,13 +11,10 @@ from pathlib import Path
 import duckdb
 from duckdb.func import FunctionNullHandling
 
+from tallystream.database import connect
 from tallystream.errors import WarehouseError
 from tallystream.warehouse.guard import authorize
 
-OFFLINE: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-}
 # Quack's server takes its random session ids from httpfs's OpenSSL, its client sends through httpfs.
 LIVE_EXTENSIONS = ("httpfs", "quack")
 CHECKPOINT_WAL = "256MB"  # with DuckDB's 16 MB a commit waits for a checkpoint every few seconds
@@ -70,10 +67,6 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
             side_effects=True,
         )
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
-        con.execute("SET GLOBAL TimeZone = 'UTC'")
-        # For a left side that DuckDB thinks is small it joins ASOF by nested loops, and it thinks so of each new
-        # temporary table: 15 s instead of 0.1 s for 65 k orders and 210 k clicks.
-        con.execute("SET GLOBAL asof_loop_join_threshold = 0")
         con.execute(f"SET GLOBAL checkpoint_threshold = '{CHECKPOINT_WAL}'")
         lock_down(con, allowed_dirs)
     except BaseException:
@@ -99,7 +92,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     deadline = time.monotonic() + LOCK_WAIT
     while True:
         try:
-            return duckdb.connect(str(path), config=OFFLINE)
+            return connect(path)
         except duckdb.IOException as error:
             if "lock" not in str(error) or time.monotonic() > deadline:
                 raise

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tallystream.database import connect
 from tallystream.settings import HEARTBEAT, Settings
 from tallystream.store.objects import Store
 from tallystream.topics.client import kafka_config, topic_logs
@@ -105,8 +105,7 @@ def recompute(plan: ViewPlan, events: pa.Table, chosen: Sequence[int]) -> pa.Tab
 
     `events`: columns of the archive; each event_id of a partition counts once, the first by offset.
     """
-    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with connect() as con:
         install_macros(con)
         create_relations(con)
         con.register("all_events", events)

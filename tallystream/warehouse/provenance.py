@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tallystream.database import connect
 from tallystream.errors import UsageError, WarehouseError
 from tallystream.settings import HEARTBEAT, Settings
 from tallystream.store.objects import Store
@@ -134,8 +135,7 @@ def exact(
             for decoded in _read(settings, store, topic, r["partition"], r["from"], r["to"]):
                 parts.append(_accepted(decoded, aside.get(r["partition"], set())))
         events[topic] = pa.concat_tables(parts)
-    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with connect() as con:
         offsets = _offsets(con, plan, row, events)
         return {"offsets": offsets, "recomputed": _recomputed(con, plan, row)}
 

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
+from tallystream.database import connect
 from tallystream.errors import QueryError, WarehouseError
 from tallystream.settings import Settings
-from tallystream.warehouse.extensions import OFFLINE, load_extensions, lock_down
+from tallystream.warehouse.extensions import load_extensions, lock_down
 from tallystream.warehouse.guard import check_select
 from tallystream.warehouse.serve import live_file
 
@@ -141,17 +142,15 @@ class Reader:
 
 
 def _client() -> duckdb.DuckDBPyConnection:
-    con = duckdb.connect(config=OFFLINE)
+    con = connect()
     load_extensions(con)
     con.execute(f"SET http_timeout = {HTTP_TIMEOUT}")
     con.execute("SET http_retries = 0")
-    con.execute("SET TimeZone = 'UTC'")
     return con
 
 
 def _at_rest(path: Path) -> duckdb.DuckDBPyConnection:
-    con = duckdb.connect(str(path), read_only=True, config=OFFLINE)
-    con.execute("SET TimeZone = 'UTC'")
+    con = connect(path, read_only=True)
     lock_down(con, [])
     return con
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 
+from tallystream.database import connect
 from tallystream.errors import UsageError, WarehouseError
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
@@ -146,7 +147,7 @@ def build(manifest: Manifest, files: Path, target: Path) -> None:
     Raises:
         DamagedError: the result is not what was exported.
     """
-    con = duckdb.connect(str(target), config={"autoinstall_known_extensions": "false"})
+    con = connect(target)
     try:
         export.define(con, (files / "schema.sql").read_text())
         hit("restore.after_schema")

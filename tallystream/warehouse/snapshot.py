@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 
 from tallystream import __version__
+from tallystream.database import connect
 from tallystream.errors import WarehouseError
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
@@ -74,7 +75,7 @@ def open_at_rest(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         WarehouseError: another process holds the file, or it is no warehouse.
     """
     try:
-        con = duckdb.connect(str(settings.warehouse), read_only=True, config={"autoinstall_known_extensions": "false"})
+        con = connect(settings.warehouse, read_only=True)
     except duckdb.Error as error:
         raise WarehouseError(f"{settings.warehouse} cannot be read: {error}; nothing was changed") from error
     try:

@@ -8,8 +8,9 @@ import threading
 import duckdb
 import pytest
 
+from tallystream.database import connect
 from tallystream.errors import QueryError
-from tallystream.warehouse.extensions import OFFLINE, load_extensions
+from tallystream.warehouse.extensions import load_extensions
 from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.serve import live_file
 from tests.recovery.killed import compare_all, stream, tally
@@ -138,7 +139,7 @@ def refuse(reader) -> None:
 def straight_over_quack(address: dict[str, str]) -> None:
     """A client that is not ours, and checks nothing itself."""
     send = "FROM quack_query(?, ?, token := ?, disable_ssl := true)"
-    with duckdb.connect(config=OFFLINE) as con:
+    with connect() as con:
         load_extensions(con)
         assert con.execute(send, [address["quack"], "SELECT 1", address["token"]]).fetchall() == [(1,)]
         for sql in REFUSED:

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-import duckdb
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tallystream.database import connect
 from tallystream.views.loader import create_relations, install_macros, load_view
 from tallystream.views.plan import quote
 from tallystream.views.shapes import attribution
@@ -97,7 +97,7 @@ def freeze(stream, rows=7):
 
 
 def batch(events):
-    con = duckdb.connect()
+    con = connect()
     create_relations(con)
     install_macros(con)
     for topic, listed in events.items():

@@ -11,6 +11,7 @@ import duckdb
 import fastavro
 import numpy as np
 
+from tallystream.database import connect
 from tallystream.settings import Settings
 from tallystream.topics.batch import Delta, RawBatch
 from tallystream.topics.decode import Decoder
@@ -53,7 +54,7 @@ class Stream:
         """As after a crash: all that is known comes from the file."""
         if self.con is not None:
             self.con.close()
-        self.con = duckdb.connect(str(self.settings.warehouse))
+        self.con = connect(self.settings.warehouse)
         migrate(self.con)
         self.plans = load_views() if plans is None else plans
         found = {t: TopicLog(None, {p: (0, len(m)) for p, m in by.items()}) for t, by in self.logs.items()}

@@ -172,7 +172,7 @@ class AttributionPlan(ViewPlan):
         return f"{right}.t >= TIMESTAMP '{first}' + {micros(s.bound)}{to_guard}"
 
     def view_sql(self) -> str:
-        return self.shown([(o.name, o.sql) for o in self.shape.outputs], None if self.shape.outer else "r IS NOT NULL")
+        return self.shown([(o.name, o.sql) for o in self.shape.outputs], "" if self.shape.outer else "r IS NOT NULL")
 
     def final_condition(self, alias: str) -> str | None:
         # One microsecond more: an event at the watermark itself may still come.

@@ -4,23 +4,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tallystream.views.aggregates import SETS, SKETCHES, Aggregate, Part, batch_of, final_of, parts_of
-from tallystream.views.dialect import ORIGIN, micros, quote
+from tallystream.views.aggregates import SETS, SKETCHES, Aggregate, Part, final_of
+from tallystream.views.dialect import micros, quote
 from tallystream.views.plan import ViewPlan
 from tallystream.views.relations import Relation
 from tallystream.views.shape import Grouped, Window
-
-
-def fill(template: str, aggregates: Sequence[str], keys: Sequence[str], end: str) -> str:
-    """An output's SQL with its aggregates, keys and the window's end written out."""
-    template = re.sub(r"\bwindow_end\b", lambda _: end, template)
-    template = re.sub(r"\b__a(\d+)__\b", lambda m: aggregates[int(m[1])], template)
-    return re.sub(r"\b__k(\d+)__\b", lambda m: keys[int(m[1])], template)
+from tallystream.views.shapes.grouped_sql import batch_sql, fill, partial_sql, parts_in
 
 
 @dataclass(frozen=True)
@@ -165,15 +157,23 @@ class GroupedPlan(ViewPlan):
         ]
 
     def view_sql(self) -> str:
-        return self.shown(*self._finals(f"(rows.window_start + {micros(self.window.size)})" if self.window else ""))
+        return self._shown(f"(rows.window_start + {micros(self.window.size)})" if self.window else "", [])
 
-    def _finals(self, end: str) -> tuple[list[tuple[str, str]], str | None]:
-        """Outputs over a state row, and which rows are shown."""
-        made = [final_of(i, a, self.in_row) for i, a in enumerate(self.aggregates)]
-        keys = [f"k{i}" for i in range(len(self.shape.keys))]
-        outputs = [(o.name, fill(o.sql, made, keys, end)) for o in self.shape.outputs]
-        having = self.shape.having
-        return outputs, None if having is None else fill(having, made, keys, end)
+    def _shown(self, end: str, conditions: list[str]) -> str:
+        """The view; `end`: SQL of a window's end over a state row; `conditions`: which rows are shown."""
+        # A layer of their own below the outputs: TRY takes no subquery, and that of a quantile is one.
+        layer = [f"{final_of(i, a, self.in_row)} AS f{i}" for i, a in enumerate(self.aggregates)]
+        finals, keys = [f"f{i}" for i in range(len(layer))], [f"k{i}" for i in range(len(self.shape.keys))]
+        outputs = [(o.name, fill(o.sql, finals, keys, end)) for o in self.shape.outputs]
+        if self.shape.having:
+            conditions = [*conditions, f"({fill(self.shape.having, finals, keys, end)})"]
+        return self.shown(outputs, " AND ".join(conditions), layer, "" if self.key_columns else self._nothing)
+
+    @property
+    def _nothing(self) -> str:
+        """A total over no event is a row too, as in SQL: its counts are 0, all else is NULL."""
+        zeros = ", ".join(f"0 AS {p.name}" for p in self.parts if p.zero) or f"NULL AS {self.parts[0].name}"
+        return f" UNION ALL BY NAME SELECT {zeros} WHERE NOT EXISTS (FROM {self.state})"
 
     def final_condition(self, alias: str) -> str | None:
         return None if self.window is None else self.passed(f"{alias}.window_start + {micros(self.window.size)}")
@@ -203,7 +203,7 @@ class GroupedPlan(ViewPlan):
         ]
 
     def batch_sql(self) -> str:
-        typed = ", ".join(f"CAST({quote(n)} AS {kind}) AS {quote(n)}" for n, kind in self.types.items())
+        typed = ", ".join(f"TRY_CAST({quote(n)} AS {kind}) AS {quote(n)}" for n, kind in self.types.items())
         return f"SELECT {typed} FROM ({batch_sql(self.shape)})"
 
     def shape_in_words(self) -> str:
@@ -213,68 +213,3 @@ class GroupedPlan(ViewPlan):
         shift = f", shifted by {w.shift / 1e6:g} s" if w.shift else ""
         sets = "; members until the window is final" if self.members else "; sketches" if self.in_row else ""
         return f"{w.kind}: size {w.size / 1e6:g} s, slide {w.slide / 1e6:g} s, pane {w.pane / 1e6:g} s{shift}; merge by (window, keys){sets}"
-
-
-def parts_in(aggregates: Sequence[Aggregate], in_row: bool) -> list[Part]:
-    """The mergeable columns of a row."""
-    kept = [(i, a) for i, a in enumerate(aggregates) if in_row or a.kind != "distinct"]
-    return [part for i, a in kept for part in parts_of(i, a)]
-
-
-def partial_sql(shape: Grouped, in_row: bool, source: str) -> str:
-    """A hop is aggregated by pane first, and only the panes are spread over their windows."""
-    parts = parts_in(shape.aggregates, in_row)
-    if not in_row:
-        sets = [(i, parts_of(i, a)[0]) for i, a in enumerate(shape.aggregates) if a.kind == "distinct"]
-        parts += [
-            Part(f"a{i}m", p.partial, p.combine.replace(f"a{i}", f"a{i}m"), "", p.settle.replace(f"a{i}", f"a{i}m"))
-            for i, p in sets
-        ]
-    where = f" WHERE {shape.where}" if shape.where else ""
-    keys = [f"{sql} AS k{i}" for i, sql in enumerate(shape.keys)]
-    made = [f"{p.partial} AS {p.name}" for p in parts]
-    w = shape.window
-    if w is None:
-        group = f" GROUP BY {', '.join(str(i + 1) for i in range(len(keys)))}" if keys else " HAVING count(*) > 0"
-        return f"SELECT {', '.join([*keys, *made])} FROM {source}{where}{group}"
-    origin = ORIGIN + (f" + {micros(w.shift)}" if w.shift else "")
-    group = f" GROUP BY {', '.join(str(i + 1) for i in range(len(keys) + 1))}"
-    start = f"time_bucket({micros(w.pane)}, event_time, {origin}) AS window_start"
-    panes = f"SELECT {', '.join([start, *keys, *made])} FROM {source}{where}{group}"
-    if w.kind == "tumble":
-        return panes
-    first = f"time_bucket({micros(w.slide)}, window_start - {micros(w.size)}, {origin}) + {micros(w.slide)}"
-    spread = f"unnest(generate_series({first}, window_start, {micros(w.slide)})) AS window_start"
-    names = ["window_start", *(f"k{i}" for i in range(len(keys)))]
-    combined = ", ".join([*names, *(f"{p.combine} AS {p.name}" for p in parts)])
-    settled = ", ".join([*names, *(f"{p.settled} AS {p.name}" for p in parts)])
-    spreaded = f"SELECT * EXCLUDE (window_start), {spread} FROM ({panes})"
-    return f"SELECT {settled} FROM (SELECT {combined} FROM ({spreaded}) GROUP BY {', '.join(names)})"
-
-
-def batch_sql(shape: Grouped) -> str:
-    """See `ViewPlan.batch_sql`."""
-    w, relation = shape.window, shape.relation
-    pairs = [batch_of(i, a) for i, a in enumerate(shape.aggregates)]
-    keys = [f"({sql}) AS k{i}" for i, sql in enumerate(shape.keys)]
-    bounds = ["window_start", "window_end"] if w else []
-    inner = [*bounds, *keys, *(f"{made} AS b{i}" for i, (made, _) in enumerate(pairs))]
-    source = relation.name
-    if w is not None:
-        args = {"tumble": [micros(w.size)], "hop": [micros(w.slide), micros(w.size)]}.get(w.kind)
-        args = (
-            [str(shape.session_key), micros(w.size)]
-            if args is None
-            else args + [f"shift := {micros(w.shift)}"] * bool(w.shift)
-        )
-        source = f"{w.kind}({relation.name}, {', '.join(args)})"
-    where = f" WHERE {shape.where}" if shape.where else ""
-    # A window is a group even when the file selects one of its bounds.
-    groups = [*bounds, *(f"({sql})" for sql in shape.keys)]
-    group = f" GROUP BY {', '.join(groups)}" if groups else " HAVING count(*) > 0"
-    names = [f"k{i}" for i in range(len(keys))]
-    shown = [f"({s})" for _, s in pairs]
-    outputs = ", ".join(f"{fill(o.sql, shown, names, 'window_end')} AS {quote(o.name)}" for o in shape.outputs)
-    having = f" WHERE {fill(shape.having, shown, names, 'window_end')}" if shape.having else ""
-    cte = f"WITH {relation.cte} " if relation.cte else ""
-    return f"{cte}SELECT {outputs} FROM (SELECT {', '.join(inner)} FROM {source}{where}{group}){having}"

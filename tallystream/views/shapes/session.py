@@ -19,7 +19,8 @@ from tallystream.views.aggregates import Aggregate, Part, parts_of
 from tallystream.views.dialect import micros
 from tallystream.views.plan import ViewPlan
 from tallystream.views.shape import Grouped
-from tallystream.views.shapes.grouped import GroupedPlan, parts_in
+from tallystream.views.shapes.grouped import GroupedPlan
+from tallystream.views.shapes.grouped_sql import parts_in
 
 # Hidden: the rows of a session that WHERE lets pass. The session is made of all events, as in SQL.
 PASSED = "passed"
@@ -115,15 +116,14 @@ class SessionPlan(GroupedPlan):
         marked = (
             f"SELECT *, CASE WHEN window_start < {before} + {self._gap} THEN 0 ELSE 1 END AS _first FROM {fragments}"
         )
-        numbered = f"SELECT *, sum(_first) OVER ({by} ROWS UNBOUNDED PRECEDING) AS _nr FROM ({marked})"
+        # Fragments with equal bounds are counted together: their order here need not be that of `before`.
+        numbered = f"SELECT *, sum(_first) OVER ({by}) AS _nr FROM ({marked})"
         bounds = "min(window_start) OVER same AS window_start, max(last_time) OVER same AS last_time"
         same = f"WINDOW same AS (PARTITION BY {self._session_key}, _nr)"
         return f"SELECT * EXCLUDE (window_start, last_time), {bounds} FROM ({numbered}) {same}"
 
     def view_sql(self) -> str:
-        outputs, having = self._finals(f"(rows.last_time + {self._gap})")
-        passed = [f"{PASSED} > 0"] if self.shape.where else []
-        return self.shown(outputs, " AND ".join([*passed, *([f"({having})"] if having else [])]) or None)
+        return self._shown(f"(rows.last_time + {self._gap})", [f"{PASSED} > 0"] if self.shape.where else [])
 
     def final_condition(self, alias: str) -> str | None:
         return self.passed(f"{alias}.last_time + {self._gap}")
@@ -186,4 +186,5 @@ def _numbered(key: str | None, gap: str, source: str) -> str:
     """The rows with `_nr`, which counts the sessions of their key."""
     by = f"PARTITION BY ({key}) ORDER BY event_time"
     first = f"CASE WHEN event_time < lag(event_time) OVER ({by}) + {gap} THEN 0 ELSE 1 END"
-    return f"SELECT *, sum(_first) OVER ({by} ROWS UNBOUNDED PRECEDING) AS _nr FROM (SELECT *, {first} AS _first FROM {source})"
+    # Events at one time are counted together: their order here need not be that of `lag`.
+    return f"SELECT *, sum(_first) OVER ({by}) AS _nr FROM (SELECT *, {first} AS _first FROM {source})"
