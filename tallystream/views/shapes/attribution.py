@@ -22,8 +22,9 @@ from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.relations import Relation
 from tallystream.views.shape import Attribution, Side, Window
 
-# Microseconds around the delta's times in which most matches stand.
-CLOSE = 30_000_000
+# Microseconds around the delta's times in which most matches stand, and then most of the rest. The join sorts all right
+# rows of the keys asked for: of a second they are few, and the keys without a match there are the rare ones.
+CLOSE = (1_000_000, 30_000_000)
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class AttributionPlan(ViewPlan):
         # The delta's times as constants: DuckDB then skips the stored rows outside by their zone maps.
         con.register(DELTA, delta)
         try:
-            query = f"SELECT min(t), max(t) FROM {DELTA} WHERE side = ?"
-            times = {side: con.execute(query, [side]).fetchone() for side in ("left", "right")}
+            query = f"SELECT side, min(t), max(t) FROM {DELTA} GROUP BY side"
+            times = {"left": (None, None), "right": (None, None)}
+            times |= {side: found for side, *found in con.execute(query).fetchall()}
             for statement in self._merge_sql(DELTA, times):
                 con.execute(statement)
         finally:
@@ -104,19 +106,21 @@ class AttributionPlan(ViewPlan):
             f"WHERE {self._lefts_near('s', times)}"
         )
         theirs = f"(FROM {delta} d SEMI JOIN tally_lefts l USING ({keys}) WHERE d.side = 'right')"
-        stored = f"(FROM {self.right} x SEMI JOIN {{}} l USING ({keys}) WHERE {self._rights_near('x', times)}{{}})"
-        close = stored.format("tally_lefts", self._close("x", times))
-        far = stored.format("(FROM tally_lefts ANTI JOIN tally_best USING (n))", "")
-        rest = f"SELECT n, {keys}, t FROM tally_lefts ANTI JOIN tally_best USING (n)"
+        rest = "(FROM tally_lefts ANTI JOIN tally_best USING (n))"
+        stored = f"(FROM {self.right} x SEMI JOIN {rest} l USING ({keys}) WHERE {self._rights_near('x', times)}{{}})"
+        found = [
+            f"INSERT INTO tally_best {self._nearest(f'SELECT n, {keys}, t FROM {rest}', stored.format(near))}"
+            for near in [*(self._close("x", times, within) for within in CLOSE if times is not None), ""]
+        ]
         return [
             f"INSERT INTO {self.right} SELECT {keys}, t, r FROM {delta} WHERE side = 'right'",
             f"CREATE OR REPLACE TEMP TABLE tally_lefts AS {mine}",
             f"UPDATE {self.state} AS s SET r = o.r FROM ({self._nearest('FROM tally_lefts', theirs)}) o "
             f"WHERE s.rowid = o.n AND (s.r IS NULL OR o.r {better} s.r)",
             f"CREATE OR REPLACE TEMP TABLE tally_lefts AS SELECT {columns}, row_number() OVER () AS n FROM {delta} WHERE side = 'left'",
+            f"CREATE OR REPLACE TEMP TABLE tally_best (n BIGINT, r {self.state_types['r']})",
             # Most right events stand close by: only for the others is the long past sorted.
-            f"CREATE OR REPLACE TEMP TABLE tally_best AS {self._nearest(f'SELECT n, {keys}, t FROM tally_lefts', close)}",
-            f"INSERT INTO tally_best {self._nearest(rest, far)}",
+            *found,
             f"INSERT INTO {self.state} BY NAME SELECT l.* EXCLUDE (n), b.r FROM tally_lefts l LEFT JOIN tally_best b USING (n)",
         ]
 
@@ -150,14 +154,14 @@ class AttributionPlan(ViewPlan):
             return f"{left}.t >= TIMESTAMP '{first}' - {micros(s.bound)}"
         return f"{left}.t <= TIMESTAMP '{last}' - {micros(s.bound)}"
 
-    def _close(self, right: str, times: Mapping[str, Any] | None) -> str:
+    def _close(self, right: str, times: Mapping[str, Any], within: int) -> str:
         """A range in which a right event that is found is the nearest: up to the best time for any left event."""
-        if times is None or times["left"][0] is None:
+        if times["left"][0] is None:
             return ""
         first, last = times["left"]
         if self.shape.backward:
-            return f" AND {right}.t >= TIMESTAMP '{first}' + {micros(self.shape.bound - CLOSE)}"
-        return f" AND {right}.t <= TIMESTAMP '{last}' + {micros(self.shape.bound + CLOSE)}"
+            return f" AND {right}.t >= TIMESTAMP '{first}' + {micros(self.shape.bound - within)}"
+        return f" AND {right}.t <= TIMESTAMP '{last}' + {micros(self.shape.bound + within)}"
 
     def _rights_near(self, right: str, times: Mapping[str, Any] | None) -> str:
         """Of right events, those that can be for a left event of the delta."""
