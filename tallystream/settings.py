@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tallystream.errors import SettingsError
@@ -16,22 +16,32 @@ TOPICS = ("orders", "clicks")
 # The event_type that says what time it is, and nothing else: it moves the watermark and reaches no view.
 HEARTBEAT = "heartbeat"
 KAFKA_PREFIX = "TALLY_KAFKA_"
+LONGEST = 10**11  # seconds: 3,000 years, and far from an overflow in microseconds
 
 
 class Settings(BaseSettings):
     """All settings, read from TALLY_* variables. Times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="TALLY_", frozen=True, extra="ignore")
+    # An empty variable is one that is not set: an empty TALLY_HOME would be the folder one happens to stand in.
+    model_config = SettingsConfigDict(env_prefix="TALLY_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Path(".tally")
     bootstrap_servers: str | None = None
     schema_registry_url: str | None = None
-    lateness: int = Field(600, ge=0)
-    dedup_horizon: int | None = Field(None, ge=0)
-    max_ahead: int = Field(3600, ge=0)
+    lateness: int = Field(600, ge=0, le=LONGEST)
+    dedup_horizon: int | None = Field(None, ge=0, le=LONGEST)
+    max_ahead: int = Field(3600, ge=0, le=LONGEST)
     object_store: str | None = None
     partitions: int = Field(4, ge=1, le=1024)
     epoch_ms: int = Field(250, ge=10, le=60_000)
+
+    @field_validator("home")
+    @classmethod
+    def _home_can_be_opened(cls, home: Path) -> Path:
+        # DuckDB takes what follows a question mark for options of the file.
+        if "?" in str(home):
+            raise ValueError(f"{home} has a question mark in it, which DuckDB cannot open; take another folder")
+        return home
 
     @model_validator(mode="after")
     def _horizon_covers_lateness(self) -> Settings:
@@ -95,5 +105,6 @@ def load() -> Settings:
         problems = []
         for item in error.errors():
             name = "".join(f"TALLY_{part}".upper() for part in item["loc"][:1])
-            problems.append(f"{name}: {item['msg']}" if name else item["msg"].removeprefix("Value error, "))
+            told = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {told}" if name else told)
         raise SettingsError("; ".join(problems)) from None

@@ -6,6 +6,7 @@ Importing all of them costs a second (polars, duckdb, librdkafka); `tally status
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated, Any
 
@@ -86,15 +87,29 @@ def tally(
 
 def main() -> None:
     """The entry point: errors of ours become one line on stderr and their exit code."""
+    # SQL that begins with a comment is no option: `tally sql "$(cat query.sql)"`.
+    sys.argv[1:] = [f"\n{arg}" if arg.startswith(("-- ", "--\n")) else arg for arg in sys.argv[1:]]
     try:
         app()
     except TallyError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_plain(error)}")
-        sys.exit(error.exit_code)
+        _tell(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Who read our output has seen enough: `tally sql … | head`. Nothing may be flushed into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _tell(
+            f"{error.filename}: {error.strerror}; is TALLY_HOME a folder that can be written to, with room on its disk?",
+            1,
+        )
 
 
-def _plain(error: TallyError) -> str:
-    return str(error).replace("[", "\\[")
+def _tell(sentence: str, code: int) -> None:
+    told = sentence.replace("[", "\\[")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {told}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def produce(
     from tallystream.topics.produce import produce as publish
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"checking {file}, then publishing it to {topic.value}", soft_wrap=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         path = Path(file)

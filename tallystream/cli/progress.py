@@ -36,6 +36,8 @@ class Progress:
             self._bar = RichProgress(*columns, console=self._console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("tallying", total=sum(self._until.values()))
+        elif self._until is not None:
+            self._console.print(f"tallying up to the log's ends: {sum(self._until.values()):,} offsets")
         return self
 
     def __exit__(

@@ -29,7 +29,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return str(value)
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        if value == value.to_integral_value():
+            return int(value)
+        # A number of JSON is read as a double: digits that it would lose are kept as text.
+        return float(value) if Decimal(repr(float(value))) == value else str(value)
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, bytes | bytearray | memoryview):

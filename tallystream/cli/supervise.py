@@ -86,7 +86,13 @@ class Supervisor:
         plans = load_views(self._views_dir)
         logs = {t: TopicLog(i, r) for t, (i, r) in topic_logs(self._settings, TOPICS).items()}
         with open_prepared(self._settings) as con:
+            known = {name for (name,) in con.execute("SELECT DISTINCT name FROM ledger.views").fetchall()}
             starts = prepare(con, plans, logs, self._settings, datetime.now(UTC).replace(tzinfo=None))
+        for name in sorted(known - set(plans)):
+            self._console.print(
+                f"[yellow]view {name} was dropped[/]: {self._views_dir or 'sql/views'} has no {name}.sql; "
+                "with the file back it is built anew from the retained log"
+            )
         if self._until_end:
             if self._until is None:
                 self._until = {(t, p): high for t, log in logs.items() for p, (_, high) in log.ranges.items()}
@@ -105,6 +111,8 @@ class Supervisor:
                 [sys.executable, "-m", "dataflows", str(job_file), str(i), *addresses],
                 # A session of their own: Ctrl-C reaches the supervisor alone, which asks them to end.
                 start_new_session=True,
+                # Bytewax and Rust tell of lost connections on stdout, which is for results.
+                stdout=2,
                 # They die when this pipe closes, and hold the lock until then: a killed supervisor
                 # leaves no writer behind, and no second stream begins beside one.
                 stdin=subprocess.PIPE,

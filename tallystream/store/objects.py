@@ -154,6 +154,10 @@ def open_store(settings: Settings) -> Store:
     """
     url = settings.store_url.rstrip("/")
     parts = urlsplit(url)
+    if settings.object_store and (parts.query or parts.fragment):
+        raise SettingsError(
+            f"TALLY_OBJECT_STORE is {_without_secrets(url)}: what stands behind ? or # would be lost; write %3F or %23 for them"
+        )
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         # Settings write the path as it is, users may write it escaped; a path with %20 in it is escaped once more.
         root = Path(unquote(parts.path) if settings.object_store else url.removeprefix("file://"))

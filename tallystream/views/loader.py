@@ -44,12 +44,14 @@ def load_views(folder: Path | None = None) -> dict[str, ViewPlan]:
     """All view files of a folder, by name.
 
     Raises:
-        ViewError: one of them cannot be kept; the message names file, line and construct.
+        ViewError: one of them cannot be kept; the message names file, line and construct. Or there is none: a wrong
+            folder would drop every view that is kept.
     """
     folder = folder or VIEWS
-    if not folder.is_dir():
-        raise ViewError(f"{folder} is no folder of view files")
-    return {path.stem: load_view(path) for path in sorted(folder.glob("*.sql"))}
+    found = sorted(folder.glob("*.sql"))
+    if not found:
+        raise ViewError(f"{folder} holds no view files (NAME.sql); nothing was changed: say the folder that has them")
+    return {path.stem: load_view(path) for path in found}
 
 
 def load_view(path: Path) -> ViewPlan:

@@ -20,6 +20,7 @@ from tallystream.errors import QueryError, WarehouseError
 from tallystream.settings import Settings
 from tallystream.warehouse.extensions import load_extensions, lock_down
 from tallystream.warehouse.guard import check_select
+from tallystream.warehouse.schema import open_read_only
 from tallystream.warehouse.serve import live_file
 
 T = TypeVar("T")
@@ -150,7 +151,7 @@ def _client() -> duckdb.DuckDBPyConnection:
 
 
 def _at_rest(path: Path) -> duckdb.DuckDBPyConnection:
-    con = connect(path, read_only=True)
+    con = open_read_only(path)
     lock_down(con, [])
     return con
 

@@ -124,6 +124,8 @@ def redrive(
 
 def _choose(con: duckdb.DuckDBPyConnection, kind: Kind, where: str | None) -> list[tuple[str, int, np.ndarray]]:
     """(topic, partition, offsets ascending) of the rows chosen and not redriven yet."""
+    if where is not None and not where.strip():
+        raise QueryError("--where is empty; leave it out for all rows, or say a condition; nothing was changed")
     # On lines of its own: a comment at its end must not swallow what follows.
     condition = f"WHERE (\n{where}\n)" if where else ""
     query = (
@@ -133,6 +135,9 @@ def _choose(con: duckdb.DuckDBPyConnection, kind: Kind, where: str | None) -> li
         'ANTI JOIN ledger.redriven USING (topic, partition, "offset") GROUP BY ALL ORDER BY 1, 2'
     )
     try:
+        if where is not None:
+            # Without the parentheses it must be a condition too: `1=1) OR (1=1` is none.
+            con.extract_statements(f"SELECT 1 WHERE {where}")
         statements = con.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise QueryError(f"--where {where}: say one condition over {TABLES[kind]}; nothing was changed")

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 from tallystream.database import connect
-from tallystream.errors import UsageError, WarehouseError
+from tallystream.errors import WarehouseError
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
 from tallystream.store.objects import MissingError, Store, sync
@@ -72,7 +72,7 @@ def restore(settings: Settings, store: Store, name: str | None = None, at: datet
 def _named(settings: Settings, store: Store, key: Key | None, found: list[Found], name: str) -> Manifest:
     chosen = next((f for f in found if f.name == name), None)
     if chosen is None:
-        raise UsageError(f"{store.url} has no snapshot {name}; `tally snapshot --list` shows what there is")
+        raise MissingError(f"{store.url} has no snapshot {name}; `tally snapshot --list` shows what there is")
     try:
         return _try(settings, store, key, chosen)
     except (DamagedError, SealedError) as error:

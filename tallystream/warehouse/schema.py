@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import duckdb
 
+from tallystream.database import connect
 from tallystream.errors import WarehouseError
 
 # Never edit a migration that was released: add the next one. The index in the list is the version.
@@ -155,6 +158,20 @@ MIGRATIONS: list[str] = [
           AND coalesce(c.min_event_time < to_time, true) AND coalesce(c.max_event_time >= from_time, true);
     """,
 ]
+
+
+def open_read_only(path: Path) -> duckdb.DuckDBPyConnection:
+    """The warehouse at `path`, which nobody writes now.
+
+    Raises:
+        WarehouseError: the file has no tables yet: what made it was killed before its first transaction.
+        duckdb.Error: another process holds it, or it is no database.
+    """
+    con = connect(path, read_only=True)
+    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'tallystream_schema'").fetchone() is None:
+        con.close()
+        raise WarehouseError(f"{path} holds no warehouse yet: its making was cut short; `tally run` finishes it")
+    return con
 
 
 def migrate(con: duckdb.DuckDBPyConnection) -> int:

@@ -18,7 +18,6 @@ from typing import Any
 import duckdb
 
 from tallystream import __version__
-from tallystream.database import connect
 from tallystream.errors import WarehouseError
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
@@ -26,6 +25,7 @@ from tallystream.store.objects import Store, digest_of
 from tallystream.store.seal import Key, key_from_environment
 from tallystream.warehouse import export
 from tallystream.warehouse.manifest import MANIFEST, File, Manifest, Table, new_name, path_of
+from tallystream.warehouse.schema import open_read_only
 
 OFFSETS = """
     SELECT topic, partition, next_offset, epoch_us(max_event_time) AS max_event_time_us,
@@ -75,7 +75,7 @@ def open_at_rest(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         WarehouseError: another process holds the file, or it is no warehouse.
     """
     try:
-        con = connect(settings.warehouse, read_only=True)
+        con = open_read_only(settings.warehouse)
     except duckdb.Error as error:
         raise WarehouseError(f"{settings.warehouse} cannot be read: {error}; nothing was changed") from error
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ def _partition(topic: str, partition: int, high: int, row: dict[str, Any] | None
     newest: datetime | None = row["max_event_time"] if row else None
     watermark = None
     if row is not None and newest is not None:
-        watermark = newest - timedelta(seconds=row["lateness"] or 0)
+        # Before the year 1 there is no time that Python could tell.
+        with suppress(OverflowError):
+            watermark = newest - timedelta(seconds=row["lateness"] or 0)
     return {
         "topic": topic,
         "partition": partition,

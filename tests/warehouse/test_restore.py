@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 import duckdb
 import pytest
 
-from tallystream.errors import UsageError, WarehouseError
+from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
-from tallystream.store.objects import open_store
+from tallystream.store.objects import MissingError, open_store
 from tallystream.warehouse.manifest import MANIFEST, DamagedError, SealedError, catalog, path_of
 from tallystream.warehouse.restore import restore
 from tallystream.warehouse.snapshot import snapshot
@@ -21,7 +21,7 @@ pytest_plugins = ["tests.store.fixtures"]
 
 RESTORE = """
 from tallystream.settings import load
-from tallystream.store.objects import open_store
+from tallystream.store.objects import MissingError, open_store
 from tallystream.warehouse.restore import restore
 s = load()
 restore(s, open_store(s))
@@ -91,7 +91,7 @@ def test_by_name_and_by_time(two, store):
     settings.warehouse.unlink()
     with pytest.raises(WarehouseError, match=f"no snapshot taken at or before that time; the oldest is {first}"):
         restore(settings, store, at=datetime(2020, 1, 1))
-    with pytest.raises(UsageError, match="has no snapshot x; `tally snapshot --list`"):
+    with pytest.raises(MissingError, match="has no snapshot x; `tally snapshot --list`"):
         restore(settings, store, "x")
     assert not settings.warehouse.exists()
 
