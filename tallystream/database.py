@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,7 @@ OFFLINE: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
+ROLLBACK_PAUSE = 0.05  # seconds
 ALIKE = (
     # A cast from or to TIMESTAMPTZ takes the zone of the machine otherwise.
     "SET GLOBAL TimeZone = 'UTC'",
@@ -33,3 +35,17 @@ def connect(path: Path | None = None, read_only: bool = False, threads: int | No
     for statement in ALIKE:
         con.execute(statement)
     return con
+
+
+def rollback(con: duckdb.DuckDBPyConnection) -> None:
+    """Ends a transaction that failed, so that the next one can begin."""
+    while True:
+        try:
+            con.execute("ROLLBACK")
+            return
+        except duckdb.OutOfMemoryException:
+            # Seen: it needs memory too, and left undone no transaction begins any more. The query that has it all ends.
+            time.sleep(ROLLBACK_PAUSE)
+        except duckdb.Error:
+            # A failed COMMIT has ended the transaction itself: there is nothing left to roll back.
+            return

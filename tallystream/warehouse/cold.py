@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import duckdb
 import pyarrow as pa
 
+from tallystream.database import rollback
 from tallystream.failpoints import hit
 from tallystream.views.plan import ViewPlan
 from tallystream.views.shapes.grouped import GroupedPlan
@@ -68,7 +69,7 @@ def _freeze_step(con: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: int) -> i
             hit("compact.before_commit")
         con.execute("COMMIT")
     except BaseException:
-        con.execute("ROLLBACK")
+        rollback(con)
         raise
     hit("compact.after_commit")
     return count
@@ -104,7 +105,7 @@ def forget(con: duckdb.DuckDBPyConnection, plan: ViewPlan, lock: Lock, age: time
             _note(con, plan, "forgotten_before", before - age)
             con.execute("COMMIT")
         except BaseException:
-            con.execute("ROLLBACK")
+            rollback(con)
             raise
 
 
@@ -136,7 +137,7 @@ def rebuild(con: duckdb.DuckDBPyConnection, plan: ViewPlan, lock: Lock) -> int:
                 con.execute("DROP TABLE tally_kept")
                 con.execute("COMMIT")
             except BaseException:
-                con.execute("ROLLBACK")
+                rollback(con)
                 raise
         done += 1
     return done

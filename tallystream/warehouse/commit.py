@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from tallystream import __version__
+from tallystream.database import rollback
 from tallystream.errors import FenceError, WarehouseError
 from tallystream.failpoints import hit
 from tallystream.topics.batch import Delta
@@ -94,7 +95,7 @@ class Committer:
             FenceError: a stored offset is not where a chain begins; rolled back, nothing counts.
             WarehouseError: DuckDB refused; rolled back, nothing counts.
         """
-        began = time.perf_counter()
+        began, building = time.perf_counter(), set(self.building)
         live = chains([d for d in deltas if not d.building])
         builds = chains([d for d in deltas if d.building])
         hit("commit.before_begin")
@@ -123,20 +124,15 @@ class Committer:
             hit("commit.before_commit")
             self.con.execute("COMMIT")
         except BaseException as error:
-            self._rollback()
+            rollback(self.con)
+            # A view that this commit would have published is not: it may be tried again.
+            self.building = building
             if isinstance(error, duckdb.Error):
                 raise WarehouseError(f"the commit was rolled back, nothing of it counts: {error}") from error
             raise
         hit("commit.after_commit")
         self.last_id += 1
         return self.last_id
-
-    def _rollback(self) -> None:
-        try:
-            self.con.execute("ROLLBACK")
-        except duckdb.Error:
-            # A failed COMMIT has ended the transaction itself: there is nothing left to roll back.
-            return
 
     def _fence(self, chain: Chain) -> None:
         stored = self.con.execute(

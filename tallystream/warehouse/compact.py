@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from tallystream.database import rollback
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
 from tallystream.views.plan import ViewPlan
@@ -125,7 +126,7 @@ def shorten_commits(con: duckdb.DuckDBPyConnection, lock: Lock, until: datetime)
             con.execute(JOINED)
             con.execute("COMMIT")
         except BaseException:
-            con.execute("ROLLBACK")
+            rollback(con)
             raise
     return int(many[0]) - int(many[1])
 

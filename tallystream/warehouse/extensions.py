@@ -18,6 +18,9 @@ from tallystream.warehouse.guard import authorize
 # Quack's server takes its random session ids from httpfs's OpenSSL, its client sends through httpfs.
 LIVE_EXTENSIONS = ("httpfs", "quack")
 CHECKPOINT_WAL = "256MB"  # with DuckDB's 16 MB a commit waits for a checkpoint every few seconds
+# Of DuckDB's own limit, which is four fifths of the machine's memory: events on their way, other processes of the stream
+# and Dagster need the rest. A query that needs more spills to TALLY_HOME, or fails alone.
+MEMORY_SHARE = 0.6
 LOCK_WAIT = 5.0  # seconds: a reader at rest holds the file for one query, a writer that ends for its last checkpoint
 
 
@@ -68,11 +71,20 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
         )
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
         con.execute(f"SET GLOBAL checkpoint_threshold = '{CHECKPOINT_WAL}'")
+        con.execute(f"SET GLOBAL memory_limit = '{memory_limit(con)}'")
         lock_down(con, allowed_dirs)
     except BaseException:
         con.close()
         raise
     return con
+
+
+def memory_limit(con: duckdb.DuckDBPyConnection) -> str:
+    """How much commits and queries together may have, such as `11.3 GiB`."""
+    found = con.execute("SELECT current_setting('memory_limit')").fetchone()
+    assert found is not None
+    number, unit = str(found[0]).split()
+    return f"{float(number) * MEMORY_SHARE:.1f} {unit}"
 
 
 def lock_down(con: duckdb.DuckDBPyConnection, allowed_dirs: Sequence[Path]) -> None:

@@ -30,6 +30,9 @@ class Metrics:
             "tallystream_position", "Next offset to be committed", ["topic", "partition"], registry=self.registry
         )
         self._commits = Counter("tallystream_commits", "Transactions committed", registry=self.registry)
+        self._starved = Counter(
+            "tallystream_commits_out_of_memory", "Commits tried again for lack of memory", registry=self.registry
+        )
         self._seconds = Histogram(
             "tallystream_commit_seconds", "Duration of a commit", buckets=COMMIT_SECONDS, registry=self.registry
         )
@@ -53,6 +56,10 @@ class Metrics:
             for account, n in accounts.items():
                 self._events.labels(*labels, account).inc(n)
             self._position.labels(*labels).set(d.next)
+
+    def out_of_memory(self) -> None:
+        """Counts one commit that was rolled back because a query had all memory."""
+        self._starved.inc()
 
     def commit_seconds(self) -> dict[str, float] | None:
         """Median, 99th percentile and maximum of the recent commits; None before the first."""

@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tallystream.database import rollback
 from tallystream.errors import WarehouseError
 from tallystream.failpoints import hit
 from tallystream.views.plan import ViewPlan, quote
@@ -185,7 +186,10 @@ class _transaction:
         self._con.execute("BEGIN")
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        self._con.execute("ROLLBACK" if kind else "COMMIT")
+        if kind:
+            rollback(self._con)
+        else:
+            self._con.execute("COMMIT")
 
 
 def _sources(plan: GroupedPlan) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from tallystream.database import rollback
 from tallystream.errors import QueryError, WarehouseError
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
@@ -205,7 +206,7 @@ def _commit(
         hit("redrive.before_commit")
         con.execute("COMMIT")
     except BaseException as error:
-        con.execute("ROLLBACK")
+        rollback(con)
         if isinstance(error, duckdb.Error):
             raise WarehouseError(f"the redrive was rolled back, nothing of it counts: {error}; try again") from error
         raise

@@ -23,6 +23,9 @@ from tallystream.warehouse.extensions import open_writer_connection
 from tallystream.warehouse.metrics import Metrics
 from tallystream.warehouse.serve import LiveServer
 
+# Seconds between tries of a commit that found no memory: the query that has it ends, or fails, within seconds.
+MEMORY_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
 
 class Writer:
     """Owns the DuckDB file while a stream runs.
@@ -62,12 +65,27 @@ class Writer:
         self._stack.callback(compactor.stop)
 
     def commit(self, deltas: Sequence[Delta], now: datetime) -> None:
-        """One transaction; see `Committer.commit`."""
+        """One transaction; see `Committer.commit`.
+
+        Readers' queries and commits share one database's memory. When a query takes all of it the commit is rolled back,
+        and tried again while the query fails too: a SELECT must not stop the stream.
+
+        Raises:
+            WarehouseError: it was rolled back, and would be again.
+        """
         if self._committer is None:
             raise WarehouseError("the writer is not open")
         began = time.perf_counter()
-        with self._lock:
-            number = self._committer.commit(deltas, now)
+        for pause in (*MEMORY_PAUSES, None):
+            try:
+                with self._lock:
+                    number = self._committer.commit(deltas, now)
+                break
+            except WarehouseError as error:
+                if pause is None or not isinstance(error.__cause__, duckdb.OutOfMemoryException):
+                    raise
+                self._metrics.out_of_memory()
+                time.sleep(pause)
         self._metrics.committed(deltas, time.perf_counter() - began)
         self._positions.update({f"{d.topic}/{d.partition}": d.next for d in deltas if not d.building})
         self._last_commit = number, time.monotonic()

@@ -1,0 +1,94 @@
+"""The writer while readers ask for too much."""
+
+from __future__ import annotations
+
+import threading
+
+import duckdb
+import pytest
+
+from tallystream.errors import WarehouseError
+from tallystream.settings import Settings
+from tallystream.warehouse import extensions, writer
+from tallystream.warehouse.commit import Committer
+from tallystream.warehouse.read import open_reader
+from tests.oracle.books import compare
+from tests.warehouse.stream import NOW, Stream
+from tests.warehouse.test_exactly_once import HORIZON, LATENESS, books, simple_logs
+
+# Holds its rows in memory until it fails: an ORDER BY would spill to the disk, and take minutes to fill it.
+GREEDY = "SELECT len(list(x)) FROM range(2000000000) t(x)"
+
+
+@pytest.fixture
+def stream(tmp_path):
+    made = Stream(tmp_path, simple_logs(), LATENESS, HORIZON)
+    made.start()
+    deltas = [made.read("clicks", 0, 5) for _ in range(4)]
+    made.con.close()
+    made.deltas = deltas
+    return made
+
+
+def opened(stream):
+    made = writer.Writer(Settings(home=stream.settings.home, lateness=LATENESS, dedup_horizon=HORIZON), stream.plans)
+    made.open()
+    return made
+
+
+def test_a_commit_without_memory_is_tried_again_and_counts_once(stream, monkeypatch):
+    monkeypatch.setattr(writer, "MEMORY_PAUSES", (0.0, 0.0, 0.0))
+    merge, fails = Committer._merge, [True, True, False]
+
+    def starved(self, deltas):
+        merge(self, deltas)
+        if fails.pop(0):
+            raise duckdb.OutOfMemoryException("failed to allocate")
+
+    monkeypatch.setattr(Committer, "_merge", starved)
+    made = opened(stream)
+    made.commit(stream.deltas, NOW)
+    assert fails == []
+    made.close()
+    stream.start()
+    compare(stream.con, books(stream.logs))
+
+
+def test_a_commit_that_never_finds_memory_is_told_and_nothing_of_it_counts(stream, monkeypatch):
+    monkeypatch.setattr(writer, "MEMORY_PAUSES", (0.0,))
+
+    def starved(self, deltas):
+        raise duckdb.OutOfMemoryException("failed to allocate")
+
+    monkeypatch.setattr(Committer, "_merge", starved)
+    made = opened(stream)
+    with pytest.raises(WarehouseError, match="rolled back, nothing of it counts"):
+        made.commit(stream.deltas, NOW)
+    made.close()
+    stream.start()
+    assert stream.con.execute("SELECT sum(consumed) FROM ledger.offsets").fetchone() == (0,)
+
+
+def test_a_query_that_wants_all_memory_fails_alone(stream, monkeypatch):
+    monkeypatch.setattr(extensions, "memory_limit", lambda con: "150 MB")
+    made, failed = opened(stream), []
+
+    def read() -> None:
+        with open_reader(made._settings) as reader:
+            for _ in range(3):
+                try:
+                    reader.rows(GREEDY)
+                except Exception as error:
+                    failed.append(str(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for delta in stream.deltas:
+        made.commit([delta], NOW)
+    thread.join()
+    with open_reader(made._settings) as reader:
+        assert reader.rows("SELECT sum(consumed)::BIGINT FROM ledger.offsets")[2] == [(20,)]
+    made.close()
+    assert len(failed) == 3 and all("memory" in f.lower() for f in failed)
+    stream.start()
+    compare(stream.con, books(stream.logs))
