@@ -108,6 +108,8 @@ def prompt(s: Settings, format: Format) -> None:
             continue
         try:
             answer(s, query, format)
+        except KeyboardInterrupt:
+            err.print("[yellow]the query was cancelled[/]")
         except TallyError as error:
             err.print("[bold red]error:[/]", str(error).replace("[", r"\["))
 

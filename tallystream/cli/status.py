@@ -29,24 +29,41 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
         show(found, Console())
 
 
+def _table(found: dict[str, Any], numbers: tuple[str, ...], text: str | None) -> Table:
+    """A row a partition. Two of them, for one would be wider than 80 columns."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for name in ("partition", *numbers):
+        table.add_column(name.replace("_", " "), justify="left" if name == "partition" else "right", no_wrap=True)
+    if text:
+        table.add_column(text, no_wrap=True)
+    for p in found["partitions"]:
+        cells = [f"{p['topic']}/{p['partition']}", *(f"{p[n]:,}" for n in numbers)]
+        table.add_row(*cells, *([p[text] or "none yet"] if text else []))
+    return table
+
+
+def _health(health: dict[str, Any]) -> str:
+    age, pace = health["last_commit_age_seconds"], health["commit_seconds"]
+    commits = f", last commit {age:,.1f} s ago, {pace['p99'] * 1000:,.0f} ms p99" if pace else ", no commit since"
+    processes = f"{health['workers']} process{'' if health['workers'] == 1 else 'es'}, writer {health['pid']}"
+    restarts = f", [yellow]restarted {health['restarts']} times[/]" if health["restarts"] else ""
+    return f"{processes}, up {health['uptime_seconds']:,.0f} s{commits}{restarts}"
+
+
 def show(found: dict[str, Any], console: Console) -> None:
     """The same for people."""
     colour = "green" if found["stream"] == "running" else "yellow"
     console.print(f"stream [{colour}]{found['stream']}[/]   broker {found['bootstrap_servers']}")
+    if found["health"]:
+        console.print(_health(found["health"]))
     last = found["last_commit"]
     console.print(
         f"last commit #{last['id']} at {last['committed_at']} ({last['seconds'] * 1000:.0f} ms)"
         if last
         else "no commit yet"
     )
-    # Narrow enough for 80 columns: each partition's own watermark is in the JSON.
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for name in ("partition", "position", "lag", *ACCOUNTS):
-        table.add_column(name, justify="left" if name == "partition" else "right", no_wrap=True)
-    for p in found["partitions"]:
-        numbers = [p["position"], p["lag"], *(p[a] for a in ACCOUNTS)]
-        table.add_row(f"{p['topic']}/{p['partition']}", *(f"{n:,}" for n in numbers))
-    console.print(table)
+    console.print(_table(found, ("position", "log_end", "lag"), "watermark"))
+    console.print(_table(found, ACCOUNTS, None))
     for topic, watermark in found["watermarks"].items():
         console.print(f"watermark of {topic}: {watermark or 'none: a partition never had an event'}")
     for view in found["views"]:

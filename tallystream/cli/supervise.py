@@ -6,6 +6,7 @@ die together. What each must know goes through a job file: only the first opens 
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -33,6 +34,7 @@ __all__ = ["Supervisor", "open_prepared", "run_lock"]
 RESTARTS = 5  # in a row, each without a commit: then the fault is not a passing one
 BACKOFF = 0.5  # seconds, doubled at each restart in a row
 GRACE = 30.0  # seconds for a last commit before SIGKILL
+STREAM_FILE = "stream.json"  # below TALLY_HOME/run
 HEALTHY = 60.0  # a run that lived as long begins to count anew
 
 
@@ -59,10 +61,11 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._stop)
         with run_lock(self._settings) as lock:
             self._lock = lock.fileno()
-            failures = 0
+            failures = restarts = 0
             while True:
                 began = time.monotonic()
                 job_file = self._prepare()
+                self._announce(restarts)
                 code = self._supervise(job_file)
                 if code <= 1 or self._stopping:
                     return code
@@ -72,6 +75,7 @@ class Supervisor:
                         f"[bold red]error:[/] the flow died {failures} times in a row; the last commit stands"
                     )
                     return 1
+                restarts += 1
                 # The failpoint has done its work: the restarted processes must live.
                 os.environ.pop("TALLY_FAILPOINT", None)
                 self._console.print(
@@ -81,6 +85,14 @@ class Supervisor:
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True
+
+    def _announce(self, restarts: int) -> None:
+        """For `tally status`: who supervises, and how often it had to start again."""
+        started = datetime.now(UTC).replace(tzinfo=None).isoformat() + "Z"
+        told = {"pid": os.getpid(), "workers": self._workers, "restarts": restarts, "started_at": started}
+        scratch = self._settings.run_dir / f".stream.{os.getpid()}"
+        scratch.write_text(json.dumps(told))
+        scratch.replace(self._settings.run_dir / STREAM_FILE)
 
     def _prepare(self) -> Path:
         plans = load_views(self._views_dir)

@@ -114,6 +114,11 @@ class Reader:
                 gone = address is not None and (_unreachable(error) or live_address(self._settings) != address)
                 if not gone or time.monotonic() > deadline:
                     raise QueryError(_told(error)) from None
+            except RuntimeError as error:
+                # DuckDB's word for Ctrl-C during a query.
+                if "interrupted" not in str(error):
+                    raise
+                raise KeyboardInterrupt from None
             self._con.close()
             self._con = self._open(deadline)
 

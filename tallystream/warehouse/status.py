@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tallystream.settings import TOPICS, Settings
 from tallystream.topics.client import kafka_config, topic_logs
-from tallystream.warehouse.read import Reader, open_reader
+from tallystream.warehouse.read import Reader, live_address, open_reader
 
 COUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
 LEDGER = f"""
@@ -59,6 +62,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     return {
         "bootstrap_servers": kafka_config(settings)["bootstrap.servers"],
         "stream": "running" if live else "stopped",
+        "health": health(settings) if live else None,
         "last_commit": last,
         "balanced": all(p["consumed"] == sum(p[c] for c in COUNTS[1:]) for p in partitions),
         "watermarks": {
@@ -72,6 +76,32 @@ def collect(settings: Settings) -> dict[str, Any]:
             "warehouse": _size(settings.warehouse),
             "log": _size(settings.warehouse.with_name(settings.warehouse.name + ".wal")),
         },
+    }
+
+
+def health(settings: Settings) -> dict[str, Any] | None:
+    """The running stream's processes and pace; None when it answers no more.
+
+    `started_at` and `restarts` are of its supervisor, `pid` is the writer's; durations are seconds.
+    """
+    address = live_address(settings)
+    if address is None:
+        return None
+    try:
+        answer = httpx.get(f"{address['admin']}/health", timeout=2.0).json()
+        told = json.loads((settings.run_dir / "stream.json").read_text())
+    except (httpx.HTTPError, ValueError, OSError):
+        return None
+    began = datetime.fromisoformat(told["started_at"])
+    return {
+        "pid": answer["pid"],
+        "supervisor_pid": told["pid"],
+        "workers": told["workers"],
+        "restarts": told["restarts"],
+        "started_at": told["started_at"],
+        "uptime_seconds": round((datetime.now(UTC) - began).total_seconds(), 1),
+        "last_commit_age_seconds": answer["last_commit_age_seconds"],
+        "commit_seconds": answer["commit_seconds"],
     }
 
 

@@ -99,6 +99,10 @@ def test_four_clients_see_whole_commits_only(fresh_topics):
         asked = tally("sql", "-f", "json", TORN)
         assert asked.returncode == 0, asked.stderr
         assert list(json.loads(asked.stdout)[0].values())[:3] == [True, True, True]
+        told = json.loads(tally("status", "--json").stdout)
+        assert told["stream"] == "running"
+        assert (told["health"]["supervisor_pid"], told["health"]["workers"]) == (running.pid, 1)
+        assert told["health"]["restarts"] == 0 and told["health"]["commit_seconds"]["p99"] > 0
         running.terminate()
         assert running.wait(30) == 0
     assert torn == []
