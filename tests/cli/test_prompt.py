@@ -93,6 +93,7 @@ def test_a_conversation(prompt, home):
     prompt.type("\x03")  # at an empty line it is nothing
     prompt.type(r"\d late_events" + "\r")
     prompt.see("event_time")
+    prompt.see("tally>")
     prompt.type("\x04")
     assert prompt.process.wait(PATIENCE) == 0
     assert "SELECT 41 +" in (home / "sql_history").read_text()
