@@ -31,7 +31,7 @@ def compare_prefix(con: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     known = schemas()
     logs = {t: read_log(settings, t) for t in TOPICS}
     books = {
-        t: {p: judge([m for m in log if m.offset < ends[t, p]], known) for p, log in by.items()}
+        t: {p: judge([m for m in log if m.offset < ends[t, p]], known, topic=t) for p, log in by.items()}
         for t, by in logs.items()
     }
     compare(con, books)
