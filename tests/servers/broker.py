@@ -59,6 +59,12 @@ class Broker:
         """Its address; asking starts it."""
         return self._server.server.bootstrap if self._server else broker.start(self.settings).bootstrap
 
+    @property
+    def data(self) -> Path:
+        """Where Apache Kafka keeps its partitions."""
+        assert self._server is not None, "the embedded broker keeps no segments"
+        return self._server.server.folder / "data"
+
     def stop(self) -> None:
         """Ends it in good order: its log is kept."""
         if self._server:

@@ -17,6 +17,9 @@ from tallystream.topics import broker
 from tallystream.topics.client import ensure_topics, kafka_config, log_range, topic_ids, topic_logs
 from tallystream.topics.publish import Publisher
 
+# Its process, its files and its port: there is nothing to ask of another broker.
+pytestmark = pytest.mark.embedded
+
 
 def _brokers_of(settings) -> list[int]:
     found = []

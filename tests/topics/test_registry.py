@@ -12,7 +12,7 @@ from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibi
 from avro.schema import make_avsc_object
 
 from tallystream.errors import BrokerError, ContractError
-from tallystream.settings import TOPICS
+from tallystream.settings import TOPICS, load
 from tallystream.topics.contracts import SCHEMAS, contract, index
 from tallystream.topics.registry import FolderRegistry, HttpRegistry, open_registry
 
@@ -82,8 +82,8 @@ def test_ids_and_versions_are_used_once_and_every_file_is_listed():
     assert files == sorted(str(p.relative_to(SCHEMAS)) for p in SCHEMAS.rglob("*.avsc"))
 
 
-def test_the_folder_knows_its_ids_and_no_others(settings):
-    registry = open_registry(settings)
+def test_the_folder_knows_its_ids_and_no_others(home):
+    registry = open_registry(load())
     assert isinstance(registry, FolderRegistry)
     for topic in TOPICS:
         assert registry.schema(registry.id_for(topic)) == contract(topic).schema
@@ -166,8 +166,8 @@ def address(server: Server, user: str = "me:p%40ss%20word@") -> str:
     return f"http://{user}127.0.0.1:{server.server_port}/"
 
 
-def test_a_server_registers_what_is_missing_and_answers_are_kept(server, settings):
-    registry = open_registry(settings.model_copy(update={"schema_registry_url": address(server)}))
+def test_a_server_registers_what_is_missing_and_answers_are_kept(server, home):
+    registry = open_registry(load().model_copy(update={"schema_registry_url": address(server)}))
     assert isinstance(registry, HttpRegistry)
     ids = {topic: registry.id_for(topic) for topic in TOPICS}
     assert len(set(ids.values())) == 2
