@@ -22,7 +22,7 @@ from tests.oracle.books import schemas
 from tests.oracle.judging import KEYS, Message, judge
 from tests.recovery.killed import compare_all, stream, tally
 from tests.recovery.shop import Shop, publish
-from tests.servers.broker import until
+from tests.servers.broker import PATIENCE, until
 from tests.topics.messages import T0, click, decoder, order, raw, wire
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6)
@@ -110,7 +110,7 @@ def test_hostile_bytes_beside_good_events(fresh_topics):
         publish(settings, shop, 200)
         assert running.poll() is None
         running.terminate()
-        assert running.wait(60) == 0
+        assert running.wait(PATIENCE) == 0
     assert tally("run", "--until-end").returncode == 0
     compare_all(settings)
     with open_prepared(settings) as con:
