@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 LONGEST = 10  # bytes of a 64-bit varint
 HEADER = 5
+WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 Kind = Literal["long", "length", "count", "size", "union"]
 
 
@@ -20,7 +21,7 @@ class BrokenRuleError(Exception):
 
 @dataclass
 class Walk:
-    """A walk over one datum by the contracts' few types; `numbers`: what each varint on it was, and where."""
+    """A walk over one datum by the few types of our schemas; `numbers`: what each varint on it was, and where."""
 
     data: bytes
     at: int = 0
@@ -46,11 +47,13 @@ class Walk:
         elif kind == "array":
             self._items(schema["items"])
         elif kind == "string":
-            self._text()
+            self._skip(self._number("length"))
+        elif kind in WIDTHS:
+            self._skip(WIDTHS[kind])
         elif kind == "long":
             self._number("long")
-        elif kind != "null":
-            raise NotImplementedError(f"a contract with {kind}: teach this walk")
+        else:
+            raise NotImplementedError(f"a schema with {kind}: teach this walk")
 
     def _items(self, items: Any) -> None:
         while count := self._number("count"):
@@ -59,11 +62,10 @@ class Walk:
             for _ in range(abs(count)):
                 self.over(items)
 
-    def _text(self) -> None:
-        length = self._number("length")
-        if not 0 <= length <= len(self.data) - self.at:
+    def _skip(self, n: int) -> None:
+        if not 0 <= n <= len(self.data) - self.at:
             raise IndexError
-        self.at += length
+        self.at += n
 
     def _number(self, kind: Kind) -> int:
         n, start = 0, self.at

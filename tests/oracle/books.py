@@ -46,9 +46,9 @@ def read_log(settings: Settings, topic: str) -> dict[int, list[Message]]:
     return found
 
 
-def keep(settings: Settings, more: dict[int, Any] | None = None, **rules: Any) -> Books:
-    """The books of every partition of both topics; `more`: schemas of a registry that give the contract, by id."""
-    known = {**schemas(), **(more or {})}
+def keep(settings: Settings, known: dict[int, Any] | None = None, **rules: Any) -> Books:
+    """The books of every partition of both topics; `known`: the schemas of a registry, by id, instead of the folder's."""
+    known = known or schemas()
     return {t: {p: judge(log, known, topic=t, **rules) for p, log in read_log(settings, t).items()} for t in TOPICS}
 
 
