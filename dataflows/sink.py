@@ -48,6 +48,7 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         Raises:
             TallyError: the commit before this one failed; it was rolled back, and nothing of this one is tried.
         """
+        hit("sink.snapshot")
         with self._lock:
             self._ended += self._open
             self._open = []

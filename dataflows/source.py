@@ -40,6 +40,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
         if self._messages >= EPOCH_MESSAGES or self._bytes >= EPOCH_BYTES:
             self._idle = True
             return []
+        hit("source.before_read")
         batch = self._lane.take()
         if batch is None:
             self._idle = True
@@ -56,6 +57,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
 
     def snapshot(self) -> None:
         """An epoch ends: its share is free again. Offsets live in the warehouse, not here."""
+        hit("source.snapshot")
         self._messages = self._bytes = 0
 
     def close(self) -> None:

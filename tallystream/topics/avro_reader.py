@@ -24,6 +24,7 @@ import pyruhvro
 from tallystream.topics.columns import conform, fits
 from tallystream.topics.contracts import Contract
 from tallystream.topics.letters import LAST_TIME
+from tallystream.topics.strict import StrictWalk
 from tallystream.topics.wire import HEADER, Dead, zigzag
 from tallystream.topics.writer_schema import countless, only, plain, time_unit, vectorisable
 
@@ -64,6 +65,7 @@ class AvroReader:
             return
         bare = plain(schema)
         self._parsed = fastavro.parse_schema(bare)
+        self._strict = StrictWalk(self._parsed)
         headed = [*HEAD_FIELDS, *bare["fields"]]
         self._untailed = json.dumps({**bare, "fields": headed})
         self._tailed = json.dumps({**bare, "fields": [*headed, {"name": TAIL, "type": "long"}]})
@@ -134,13 +136,14 @@ class AvroReader:
         return pa.Table.from_arrays(columns, schema=self._wanted.arrow)
 
     def _one_by_one(self, values: list[bytes], rows: np.ndarray, dead: Dead) -> tuple[pa.Table, np.ndarray]:
-        """The reference reader, for schemas that pyruhvro does not take: 50-70 k events/s."""
+        """The reference reader, for schemas that pyruhvro does not take: 6 k events/s."""
         events: list[dict[str, Any]] = []
         kept: list[int] = []
         for value, row in zip(values, rows.tolist(), strict=True):
             stream = io.BytesIO(value)
             stream.seek(HEADER)
             try:
+                self._strict.check(value, HEADER)
                 event = fastavro.schemaless_reader(stream, self._parsed, None)
                 assert isinstance(event, dict)
                 if stream.tell() != len(value):

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from tallystream.failpoints import hit
 from tallystream.topics.reader import CONSUMER
 
 log = structlog.get_logger()
@@ -26,6 +27,7 @@ class OffsetMirror:
         marks = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         try:
             self._consumer.commit(offsets=marks, asynchronous=True)
+            hit("mirror.inside")
             self._consumer.poll(0)
         except KafkaException as error:
             log.warning("mirror failed", error=str(error))

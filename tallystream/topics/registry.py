@@ -69,15 +69,24 @@ class HttpRegistry:
 
         Raises:
             ContractError: the registry has no such id.
-            httpx.HTTPError: it does not answer; good data must not become dead letters for that.
+            BrokerError: it does not answer, or not as one; good data must not become dead letters for that.
         """
         if schema_id not in self._schemas:
-            answer = self._client.get(f"{self._url}/schemas/ids/{schema_id}")
-            if answer.status_code == 404:
-                raise ContractError(f"the registry has no schema with id {schema_id}")
-            answer.raise_for_status()
-            self._schemas[schema_id] = json.loads(answer.json()["schema"])
+            try:
+                answer = self._client.get(f"{self._url}/schemas/ids/{schema_id}")
+                if answer.status_code == 404:
+                    raise ContractError(f"the registry has no schema with id {schema_id}")
+                answer.raise_for_status()
+                self._schemas[schema_id] = json.loads(answer.json()["schema"])
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                raise self._silent(schema_id, error) from None
         return self._schemas[schema_id]
+
+    def _silent(self, schema_id: int, error: Exception) -> BrokerError:
+        return BrokerError(
+            f"the schema registry at {self._url} did not give schema {schema_id}: {error}; "
+            "no message was called dead for that: when it answers, run again"
+        )
 
     def id_for(self, topic: str) -> int:
         """The id of the topic's contract, registered when it is not there yet.
@@ -101,11 +110,18 @@ class HttpRegistry:
         return self._ids[topic]
 
     def subjects(self, schema_id: int) -> frozenset[str]:
-        """The subjects that use the schema; empty when the registry cannot tell."""
+        """The subjects that use the schema; empty when the registry cannot tell.
+
+        Raises:
+            BrokerError: it does not answer, or not as one.
+        """
         if schema_id not in self._subjects:
-            answer = self._client.get(f"{self._url}/schemas/ids/{schema_id}/versions")
-            rows = answer.json() if answer.status_code == 200 else []
-            self._subjects[schema_id] = frozenset(row["subject"] for row in rows)
+            try:
+                answer = self._client.get(f"{self._url}/schemas/ids/{schema_id}/versions")
+                rows = answer.json() if answer.status_code == 200 else []
+                self._subjects[schema_id] = frozenset(row["subject"] for row in rows)
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                raise self._silent(schema_id, error) from None
         return self._subjects[schema_id]
 
 

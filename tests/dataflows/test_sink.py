@@ -40,7 +40,7 @@ def partition(monkeypatch: pytest.MonkeyPatch) -> sink.WarehousePartition:
 
 
 def until(true: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -15,7 +15,7 @@ from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.serve import live_file
 from tests.recovery.killed import compare_all, stream, tally
 from tests.recovery.shop import Publishing, Shop, publish
-from tests.servers.broker import until
+from tests.servers.broker import PATIENCE, until
 
 # Every applied order is one event of order_status, and every applied click one click of clicks_per_minute.
 TORN = """
@@ -104,7 +104,7 @@ def test_four_clients_see_whole_commits_only(fresh_topics):
         assert (told["health"]["supervisor_pid"], told["health"]["workers"]) == (running.pid, 1)
         assert told["health"]["restarts"] == 0 and told["health"]["commit_seconds"]["p99"] > 0
         running.terminate()
-        assert running.wait(30) == 0
+        assert running.wait(PATIENCE) == 0
     assert torn == []
     assert min(len(s) for s in seen) >= 5
     assert tally("run", "--until-end").returncode == 0
@@ -122,7 +122,7 @@ def test_only_reads_are_answered_live_and_at_rest(fresh_topics):
             refuse(reader)
         straight_over_quack(json.loads(live_file(settings).read_text()))
         running.terminate()
-        assert running.wait(30) == 0
+        assert running.wait(PATIENCE) == 0
     with open_reader(settings) as reader:
         assert not reader.live
         refuse(reader)

@@ -46,10 +46,10 @@ def read_log(settings: Settings, topic: str) -> dict[int, list[Message]]:
     return found
 
 
-def keep(settings: Settings, **rules: Any) -> Books:
-    """The books of every partition of both topics."""
-    known = schemas()
-    return {t: {p: judge(log, known, **rules) for p, log in read_log(settings, t).items()} for t in TOPICS}
+def keep(settings: Settings, known: dict[int, Any] | None = None, **rules: Any) -> Books:
+    """The books of every partition of both topics; `known`: the schemas of a registry, by id, instead of the folder's."""
+    known = known or schemas()
+    return {t: {p: judge(log, known, topic=t, **rules) for p, log in read_log(settings, t).items()} for t in TOPICS}
 
 
 def compare(con: duckdb.DuckDBPyConnection, books: Books, views: tuple[str, ...] = tuple(SHIPPED)) -> None:

@@ -26,6 +26,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+PATIENCE = 120.0  # seconds for a page of a web UI that shares two cores with all that it shows
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
@@ -53,7 +54,7 @@ class Browser:
         """All that the page shows."""
         return str(self.script("return document.body.innerText"))
 
-    def wait_for(self, what: str, true: Callable[[], T], seconds: float = 40.0) -> T:
+    def wait_for(self, what: str, true: Callable[[], T], seconds: float = PATIENCE) -> T:
         """Waits until something is there; tells what the page shows when it does not come."""
         deadline = time.monotonic() + seconds
         while True:
@@ -63,7 +64,7 @@ class Browser:
             assert time.monotonic() < deadline, f"{what} did not come; the page shows: {self.text()[:3000]}"
             time.sleep(0.2)
 
-    def see(self, text: str, seconds: float = 40.0) -> None:
+    def see(self, text: str, seconds: float = PATIENCE) -> None:
         """Waits until the page shows a text."""
         self.wait_for(repr(text), lambda: text in self.text(), seconds)
 
@@ -74,7 +75,7 @@ class Browser:
 
     def click(self, xpath: str) -> None:
         """Clicks an element once it is there."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             element = self.wait_for(xpath, lambda: self.find(xpath))
             try:
@@ -110,7 +111,7 @@ def browser(profile: Path, width: int = 1500, height: int = 950) -> Iterator[Bro
         driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 httpx.get(f"{url}/status", timeout=1.0)

@@ -50,12 +50,12 @@ class Plant:
         """Ends the stream in good order."""
         if self.stream is not None:
             self.stream.terminate()
-            assert self.stream.wait(40) == 0
+            assert self.stream.wait(servers.PATIENCE) == 0
             self.stream = None
 
     def settle(self) -> dict[str, Any]:
         """Waits until nothing waits; the status then."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + servers.PATIENCE
         while True:
             found = collect(self.settings)
             if found["last_commit"] and not any(p["lag"] for p in found["partitions"]):
@@ -84,7 +84,7 @@ def plant(kafka_server: servers.Kafka | None, tmp_path_factory: pytest.TempPathF
         finally:
             if found.stream is not None:
                 found.stream.terminate()
-                found.stream.wait(40)
+                found.stream.wait(servers.PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ def test_sigterm_ends_all_of_it_and_leaves_nobody_behind(up: Up) -> None:
     assert len(children) >= 5
     up.process.terminate()
     assert up.process.wait(PATIENCE) == 0, up.log.read_text()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while left := [pid for pid in children if alive(pid)]:
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.1)

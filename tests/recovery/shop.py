@@ -81,8 +81,6 @@ class Publishing:
             self._done.wait(self._pause)
 
 
-def publish(settings: Settings, shop: Shop, n: int) -> None:
-    """Sends one batch."""
-    for topic, pairs in shop.batch(n).items():
-        if pairs:
-            send_all(settings, topic, pairs)
+def publish(settings: Settings, shop: Shop, n: int) -> int:
+    """Sends one batch; how many were delivered."""
+    return sum(send_all(settings, topic, pairs) for topic, pairs in shop.batch(n).items() if pairs)

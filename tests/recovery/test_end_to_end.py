@@ -10,7 +10,7 @@ import pytest
 from tallystream.warehouse.control import open_prepared
 from tallystream.warehouse.read import live_address
 from tests.oracle.books import compare, keep, read_log
-from tests.servers.broker import until
+from tests.servers.broker import PATIENCE, until
 
 from .killed import compare_all, compare_prefix, stream, tally
 from .shop import Publishing, Shop, publish
@@ -63,7 +63,7 @@ def test_a_signal_ends_with_a_last_commit_and_no_second_stream_begins(fresh_topi
         assert "Traceback" not in second.stderr
         with Publishing(settings, shop):
             running.send_signal(number)
-            assert running.wait(40) == 0
+            assert running.wait(PATIENCE) == 0
     with open_prepared(settings) as con:
         compare_prefix(con, settings)
     assert tally("run", "--until-end").returncode == 0
@@ -79,7 +79,7 @@ def test_a_signal_commits_what_was_read_and_not_yet_committed(fresh_topics, monk
         publish(settings, Shop(3), 300)
         time.sleep(3)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(40) == 0
+        assert running.wait(PATIENCE) == 0
     with open_prepared(settings) as con:
         commits, consumed = con.execute(
             "SELECT count(DISTINCT id), sum(consumed)::BIGINT FROM ledger.commits"

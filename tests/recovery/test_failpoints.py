@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 
 import pytest
 
 from tallystream.settings import PROJECT
+from tallystream.views.loader import VIEWS
 from tallystream.warehouse.read import live_address
-from tests.servers.broker import until
+from tests.servers.broker import PATIENCE, until
 
-from .killed import Dying, Hunted, children, compare_all, patient, stream, tally
+from .killed import Dying, Rebuilding, children, compare_all, patient, stream, tally
 from .shop import Publishing, Shop, publish
 
 PLACES = re.compile(r'hit\("((?:source|decode|judge|tally|sink|commit|mirror)\.[a-z_]+)"\)')
 FAILPOINTS = sorted(
     {
         name
-        for folder in ("dataflows", "tallystream/warehouse")
+        for folder in ("dataflows", "tallystream/topics", "tallystream/warehouse")
         for file in (PROJECT / folder).glob("*.py")
         for name in PLACES.findall(file.read_text())
     }
 )
+# A test a part: one that hangs is told by its part, and the parts run on all cores. A later pass, and the sweep with
+# views being built, take every second place: all of them in `make soak`.
+PARTS = 4
+SOAK = "SOAK_MINUTES" in os.environ
+FIRST = [(1, FAILPOINTS[i::PARTS]) for i in range(PARTS)]
+LATER = FAILPOINTS if SOAK else FAILPOINTS[::2]
+SWEEP = FIRST + [(3, LATER[i::2]) for i in range(2)]
+BUILDING = FAILPOINTS if SOAK else FAILPOINTS[1::2]
 
 
 def test_there_are_twelve_places_at_least():
@@ -38,20 +48,33 @@ def test_there_are_twelve_places_at_least():
         "commit",
         "mirror",
     }
+    assert sorted(name for _, part in FIRST for name in part) == FAILPOINTS
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_killed_at_every_place(fresh_topics, monkeypatch, passes):
+@pytest.mark.parametrize(("passes", "places"), SWEEP, ids=[f"pass {n} from {p[0]}" for n, p in SWEEP])
+def test_killed_at_every_place(fresh_topics, monkeypatch, passes, places):
     settings, shop = fresh_topics(2), Shop(passes)
     publish(settings, shop, 300)
-    # Every place at its first pass; at a later one every second place, and every place in `make soak`.
-    places = FAILPOINTS if passes == 1 or "SOAK_MINUTES" in os.environ else FAILPOINTS[::2]
     wanted = [f"{name}:{passes}" for name in places]
     with patient(monkeypatch), Publishing(settings, shop):
         dying = Dying(settings, wanted)
         assert dying.run() == 0, dying.told.getvalue()
     assert dying.deaths == wanted, "a place was never passed"
     assert tally("run", "--until-end").returncode == 0
+    compare_all(settings)
+
+
+@pytest.mark.parametrize("places", [BUILDING[::2], BUILDING[1::2]], ids=lambda p: p[0])
+def test_two_processes_killed_while_views_are_built_from_the_log(fresh_topics, monkeypatch, tmp_path, places):
+    settings, shop, views = fresh_topics(2), Shop(8), tmp_path / "views"
+    shutil.copytree(VIEWS, views)
+    publish(settings, shop, 300)
+    assert tally("run", "--until-end").returncode == 0
+    with patient(monkeypatch), Publishing(settings, shop):
+        dying = Rebuilding(settings, places, views, workers=2)
+        assert dying.run() == 0, dying.told.getvalue()
+    assert dying.deaths == places, "a place was never passed"
+    assert tally("run", "--until-end", "--views", str(views)).returncode == 0
     compare_all(settings)
 
 
@@ -87,23 +110,9 @@ def test_a_killed_supervisor_takes_its_processes_along(fresh_topics):
                 time.sleep(wait)
                 assert len(children("dataflows", running.pid)) == 2
                 running.kill()
-                running.wait(10)
+                running.wait(PATIENCE)
     again = tally("run", "--until-end")
     assert again.returncode == 0, again.stderr
-    compare_all(settings)
-
-
-def test_killed_at_random(fresh_topics, monkeypatch, hunt_seconds):
-    settings, seed = fresh_topics(2), time.time_ns() % 10**6
-    shop = Shop(seed)
-    publish(settings, shop, 300)
-    pause = 0.15 if hunt_seconds < 60 else 2.0
-    with patient(monkeypatch), Publishing(settings, shop, pause=pause):
-        hunted = Hunted(settings, hunt_seconds, seed, workers=2)
-        assert hunted.run() == 0, (seed, hunted.told.getvalue())
-    assert len(hunted.deaths) >= 2
-    assert tally("run", "--until-end", "--workers", "2").returncode == 0
-    print(f"seed {seed}: {len(hunted.deaths)} deaths in {hunt_seconds:.0f} s")
     compare_all(settings)
 
 

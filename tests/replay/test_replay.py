@@ -23,8 +23,6 @@ from tallystream.warehouse.read import open_reader
 from tests.oracle.books import keep
 from tests.servers import broker as servers
 
-# One log for the module; each test that changes the warehouse works on a copy of it.
-pytestmark = pytest.mark.embedded
 RULES = {"lateness": timedelta(seconds=5)}
 EVENTS = ["--events", "6000", "--seed", "3", "--duplicates", "0.02", "--disorder", "20", "--malformed", "9"]
 
@@ -42,7 +40,10 @@ def tally(*arguments, code=0, **environment):
 
 @pytest.fixture(scope="module")
 def tallied(kafka_server, tmp_path_factory):
-    """A TALLY_HOME whose log has been tallied to its end, with late events in it."""
+    """A TALLY_HOME whose log has been tallied to its end, with late events in it; one log for the module.
+
+    Each test that changes the warehouse works on a copy of it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("replay") / "home"
         for name in [n for n in os.environ if n.startswith("TALLY_")]:
@@ -50,8 +51,9 @@ def tallied(kafka_server, tmp_path_factory):
         patch.setenv("TALLY_HOME", str(folder))
         patch.setenv("TALLY_PARTITIONS", "2")
         patch.setenv("TALLY_LATENESS", "5")
-        with servers.broker_of(folder, None):
-            patch.setenv("TALLY_BOOTSTRAP_SERVERS", servers.broker.start(load()).bootstrap)
+        with servers.broker_of(folder, kafka_server) as made:
+            # Told to the copies too, which have no embedded broker of their own.
+            patch.setenv("TALLY_BOOTSTRAP_SERVERS", made.bootstrap)
             tally("generate", *EVENTS)
             tally("run", "--until-end")
             yield load()

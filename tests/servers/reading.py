@@ -11,7 +11,7 @@ from tallystream.topics.batch import RawBatch
 from tallystream.topics.client import kafka_config
 from tallystream.topics.reader import PartitionReader
 
-PATIENCE = 20.0  # seconds for all of one read; a reader that waits for what never comes fails the test
+PATIENCE = 60.0  # seconds for all of one read; a reader that waits for what never comes fails the test
 
 Seen = list[tuple[int, bytes | None, bytes | None]]  # offset, key, value
 

@@ -69,7 +69,7 @@ def test_a_follower_sees_what_comes_and_waits_for_nothing(one):
     with closing(open_reader(one, "clicks")) as reader:
         started = time.monotonic()
         assert reader.read() is None
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2
         for i in range(5):
             sent = publish(one, 20, start=20 * i)
             assert drain(reader, lambda seen: len(seen) >= 20) == sent

@@ -12,7 +12,7 @@ from tallystream.settings import PROJECT, load
 from tallystream.topics.client import ensure_topics, topic_ids, topic_logs
 from tallystream.topics.publish import send_all
 from tests.servers import jars
-from tests.servers.broker import until
+from tests.servers.broker import PATIENCE, until
 
 
 def _ends(settings) -> dict[str, int]:
@@ -56,7 +56,7 @@ def test_make_kafka_says_where_it_is_and_ends_when_asked(tmp_path):
         assert running.stdout is not None
         line = running.stdout.readline()
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 0
+        assert running.wait(PATIENCE) == 0
     assert line == f"export TALLY_BOOTSTRAP_SERVERS=127.0.0.1:{(tmp_path / 'port').read_text()}\n"
     assert "shut down completed" in (tmp_path / "server.log").read_text()
 

@@ -1,4 +1,4 @@
-"""A TALLY_HOME of its own for each test, with an embedded broker that ends with it."""
+"""Commands as a user types them, and what they left in the log."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from tallystream.settings import PROJECT, Settings
-from tallystream.topics import broker
+from tallystream.settings import PROJECT
 from tallystream.topics.client import ensure_topics, kafka_config, log_range
 
 SHARED = PROJECT.parent / "shared"
-
-
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
-    for name in ("TALLY_BOOTSTRAP_SERVERS", "TALLY_SCHEMA_REGISTRY_URL", "TALLY_PARTITIONS", "TALLY_FAILPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TALLY_HOME", str(tmp_path / "home"))
-    made = Settings(home=tmp_path / "home")
-    yield made
-    broker.stop(made)
 
 
 @pytest.fixture

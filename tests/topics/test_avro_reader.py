@@ -147,3 +147,36 @@ def test_a_null_inside_the_items_is_a_dead_letter():
     out = decoder("orders", {NEW: loose}).decode(raw_of("orders", events, schema=loose, schema_id=NEW))
     assert out.rows.tolist() == [0, 2]
     assert out.dead["reason"].to_pylist() == ["missing_field"]
+
+
+TYPES = [
+    ({"type": "enum", "name": "E", "symbols": ["A", "B"]}, [b"\x01", b"\x04"]),
+    (["null", "string"], [b"\x01", b"\x03", b"\x01\x02x", b"\x04"]),
+    (["null", {"type": "record", "name": "Tree", "namespace": "a.b", "fields": [{"name": "left", "type": ["null", "Tree"]}]}],
+     [b"\x02\x01", b"\x02\x02\x01"]),
+    ({"type": "map", "values": ["null", "long"]}, [b"\x02\x02k\x01\x00", b"\x01\x08\x02k\x01\x00"]),
+    ("long", [b"\x80" * 10 + b"\x00"]),
+    ({"type": "array", "items": "string"}, [b"\x82" + b"\x80" * 9 + b"\x00\x02x\x00"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", ["long", "bytes"], ids=["vectorised", "one by one"])
+@pytest.mark.parametrize(("kind", "broken"), TYPES, ids=["enum", "union", "recursive", "map", "varint", "count"])
+def test_what_is_no_avro_is_a_dead_letter_for_both_readers(other, kind, broken):
+    """fastavro takes branch -1 for the last one, and reads numbers of any length."""
+
+    def change(fields):
+        fields[:0] = [{"name": "stranger", "type": kind}, {"name": "f", "type": other}]
+
+    newer = changed("clicks", change)
+    rest = (b"\0" if other == "bytes" else b"\x02") + wire("clicks", click(1))[5:]
+    for bad in broken:
+        assert reasons("clicks", b"\0\0\0\0\x4d" + bad + rest, key=b"u1", more={NEW: newer}) == ["bad_avro"], bad
+
+
+@pytest.mark.parametrize("items", ["boolean", "double", {"type": "fixed", "name": "F", "size": 4}, "bytes"])
+def test_a_list_that_claims_more_than_there_is_ends_at_once(items):
+    newer = changed("clicks", lambda f: f.insert(0, {"name": "f", "type": {"type": "array", "items": items}}))
+    newer["fields"].insert(0, {"name": "g", "type": "bytes"})
+    value = b"\0\0\0\0\x4d" + b"\0" + b"\xfe" + b"\xff" * 8 + b"\x01" + b"\0" * 20
+    assert reasons("clicks", value, more={NEW: newer}) == ["truncated"]

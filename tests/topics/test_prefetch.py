@@ -33,9 +33,16 @@ class Reader:
         self.closed = True
 
 
+def wait_for(true):
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def drain(lane):
     seen = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not lane.done:
         assert time.monotonic() < deadline, seen
         batch = lane.take()
@@ -60,6 +67,7 @@ def test_no_more_is_read_ahead_than_is_said():
     prefetch = Prefetch()
     reader = Reader(100)
     lane = prefetch.add(reader, lambda position: None)
+    wait_for(lambda: reader.position == DEPTH)
     time.sleep(0.1)
     assert reader.position == DEPTH
     assert drain(lane) == list(range(100))
@@ -69,7 +77,7 @@ def test_no_more_is_read_ahead_than_is_said():
 def test_what_was_read_comes_before_the_error():
     prefetch = Prefetch()
     lane = prefetch.add(Reader(5, fail=1), lambda position: None)
-    time.sleep(0.05)
+    wait_for(lambda: lane._error is not None)
     assert lane.take() == 0
     with pytest.raises(BrokerError, match="the log is gone"):
         lane.take()

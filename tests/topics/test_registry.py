@@ -1,20 +1,17 @@
 """The folder and a Confluent-API server give the same schemas; no version breaks another."""
 
-import base64
 import copy
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
 import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import make_avsc_object
 
 from tallystream.errors import BrokerError, ContractError
-from tallystream.settings import TOPICS
+from tallystream.settings import TOPICS, load
 from tallystream.topics.contracts import SCHEMAS, contract, index
 from tallystream.topics.registry import FolderRegistry, HttpRegistry, open_registry
+from tests.servers.registry import address, serving
 
 
 def compatible(reader: dict, writer: dict) -> bool:
@@ -82,8 +79,8 @@ def test_ids_and_versions_are_used_once_and_every_file_is_listed():
     assert files == sorted(str(p.relative_to(SCHEMAS)) for p in SCHEMAS.rglob("*.avsc"))
 
 
-def test_the_folder_knows_its_ids_and_no_others(settings):
-    registry = open_registry(settings)
+def test_the_folder_knows_its_ids_and_no_others(home):
+    registry = open_registry(load())
     assert isinstance(registry, FolderRegistry)
     for topic in TOPICS:
         assert registry.schema(registry.id_for(topic)) == contract(topic).schema
@@ -92,82 +89,14 @@ def test_the_folder_knows_its_ids_and_no_others(settings):
         registry.schema(999)
 
 
-class Server(ThreadingHTTPServer):
-    """The part of Confluent's API that we use, with basic authentication."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.schemas: dict[int, tuple[str, str]] = {}
-        self.requests: list[str] = []
-        self.refuse = False
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def _answer(self, status: int, body: object) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _known(self) -> bool:
-        self.server.requests.append(f"{self.command} {self.path}")
-        wanted = "Basic " + base64.b64encode(b"me:p@ss word").decode()
-        if self.headers.get("Authorization") == wanted:
-            return True
-        self._answer(401, {"error_code": 401, "message": "Unauthorized"})
-        return False
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self._known():
-            return
-        if self.server.refuse:
-            self._answer(409, {"error_code": 409, "message": "incompatible with version 3"})
-            return
-        subject = self.path.split("/")[2]
-        for number, entry in self.server.schemas.items():
-            if entry == (subject, body["schema"]):
-                self._answer(200, {"id": number})
-                return
-        number = 100_001 + len(self.server.schemas)
-        self.server.schemas[number] = (subject, body["schema"])
-        self._answer(200, {"id": number})
-
-    def do_GET(self):
-        if not self._known():
-            return
-        parts = self.path.strip("/").split("/")
-        entry = self.server.schemas.get(int(parts[2]))
-        if entry is None:
-            self._answer(404, {"error_code": 40403, "message": "Schema not found"})
-        elif parts[3:] == ["versions"]:
-            self._answer(200, [{"subject": entry[0], "version": 1}])
-        else:
-            self._answer(200, {"schema": entry[1]})
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    with Server() as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
+    with serving() as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
-def address(server: Server, user: str = "me:p%40ss%20word@") -> str:
-    return f"http://{user}127.0.0.1:{server.server_port}/"
-
-
-def test_a_server_registers_what_is_missing_and_answers_are_kept(server, settings):
-    registry = open_registry(settings.model_copy(update={"schema_registry_url": address(server)}))
+def test_a_server_registers_what_is_missing_and_answers_are_kept(server, home):
+    registry = open_registry(load().model_copy(update={"schema_registry_url": address(server)}))
     assert isinstance(registry, HttpRegistry)
     ids = {topic: registry.id_for(topic) for topic in TOPICS}
     assert len(set(ids.values())) == 2
@@ -186,7 +115,7 @@ def test_an_unknown_id_is_a_contract_error_and_a_silent_server_is_not(server):
     url = address(server)
     server.shutdown()
     server.server_close()
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(BrokerError, match="did not give schema 7"):
         HttpRegistry(url).schema(7)
     with pytest.raises(BrokerError, match="did not register"):
         HttpRegistry(url).id_for("orders")
@@ -205,7 +134,7 @@ def test_the_password_is_in_no_message(server, user):
         registry.id_for("orders")
     assert "401" in str(refused.value)
     assert "wrong" not in str(refused.value)
-    with pytest.raises(httpx.HTTPError) as hidden:
+    with pytest.raises(BrokerError) as hidden:
         registry.schema(1)
     assert "wrong" not in str(hidden.value)
 

@@ -11,10 +11,10 @@ from unittest.mock import patch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tallystream.database import connect
-from tallystream.views.loader import create_relations, install_macros, load_view
+from tallystream.views.loader import load_view
 from tallystream.views.plan import quote
 from tallystream.views.shapes import attribution
+from tests.oracle.batch import database
 from tests.oracle.judging import Message, judge
 from tests.views.by_hand import bag
 from tests.views.shapes import SHAPES, TIES
@@ -96,16 +96,6 @@ def freeze(stream, rows=7):
     stream.con.execute("COMMIT")
 
 
-def batch(events):
-    con = connect()
-    create_relations(con)
-    install_macros(con)
-    for topic, listed in events.items():
-        for e in listed:
-            con.execute(f"INSERT INTO {topic} VALUES ({', '.join('?' * len(e))})", list(e.values()))
-    return con
-
-
 def run(stream, steps):
     """Reads, commits, freezes and crashes as told, then to the end; the rows that were final on the way, by view."""
     pending, finals = [], {name: [] for name in plans()}
@@ -159,7 +149,7 @@ def test_rows_are_those_by_hand_and_those_of_the_batch(drawn, steps):
                 for then in finals[name]:
                     assert then <= shown(stream, name, "WHERE is_final"), f"{name}: a final row changed"
             freeze(stream)
-        con = batch(events)
+        con = database(events)
         for name, plan in plans().items():
             assert shown(stream, name) == bag(con.execute(plan.batch_sql()).fetchall()), name
             if name not in TIES:

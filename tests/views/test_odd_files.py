@@ -12,9 +12,10 @@ from functools import cache
 import pytest
 
 from tallystream.views.loader import load_view
+from tests.oracle.batch import database
 from tests.oracle.judging import Message
 from tests.views.by_hand import bag
-from tests.views.test_every_shape import accepted, batch
+from tests.views.test_every_shape import accepted
 from tests.warehouse.stream import Stream, encode
 
 BASE = datetime(2026, 3, 1, 12)
@@ -112,7 +113,7 @@ def stream(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def at_once():
-    con = batch(accepted(logs(), 600))
+    con = database(accepted(logs(), 600))
     yield con
     con.close()
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tallystream.errors import FenceError
 from tallystream.views.loader import load_views
+from tests.oracle.batch import compare_with_batch
 from tests.oracle.books import compare
 from tests.oracle.judging import Message, judge
 
@@ -113,7 +114,13 @@ def test_the_books_are_those_kept_by_hand(logs, steps):
             stream.commit(pending)
         stream.to_end(7)
         compare(stream.con, books(logs))
+        compare_with_batch(stream.con, PLANS, told(books(logs)))
         stream.con.close()
+
+
+def told(books):
+    """The events that views are told of, by topic."""
+    return {t: [e for a in by.values() for e in a.applied if e["event_type"] != "heartbeat"] for t, by in books.items()}
 
 
 def simple_logs(n=20):
