@@ -77,6 +77,7 @@ def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
             partials,
             work.building,
             b.min_event_time,
+            b.last,
         )
 
     return op.map(name, up, step)

@@ -26,6 +26,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
     """Reads one partition: first again for views being built, then on, for all."""
 
     def __init__(self, job: Job, start: PartitionStart):
+        self._job = job
         self._start = start
         reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
         self._lane = READING.add(reader, lambda position: start.live_from if position < start.live_from else None)
@@ -33,7 +34,11 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
         self._idle = False
 
     def next_batch(self) -> Iterable[Work]:
-        """At most one batch; StopIteration at the end of a bounded run, or when asked to end."""
+        """At most one batch; StopIteration at the end of a bounded run, or when asked to end.
+
+        Raises:
+            BrokerError: the log cannot be read on.
+        """
         self._idle = False
         if stopping() or self._lane.done:
             raise StopIteration
@@ -41,6 +46,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
             self._idle = True
             return []
         batch = self._lane.take()
+        self._job.check_broker()
         if batch is None:
             self._idle = True
             return []

@@ -33,6 +33,16 @@ class LogWentBackError(BrokerError):
     """
 
 
+class BrokerRestartedError(BrokerError):
+    """The embedded broker was started again under a running stream, maybe without the end of its log.
+
+    What a stream reads next would be other events under the offsets it expects. The log must be held against the
+    books first: the supervisor does so, and goes on from the last commit.
+    """
+
+    exit_code = 75
+
+
 class ContractError(TallyError):
     """A schema is unknown, incompatible, or not the one a topic promises."""
 
