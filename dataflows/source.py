@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from dataflows.faults import guarded
 from dataflows.stop import stopping
 from tallystream.failpoints import hit
 from tallystream.job import Job, Work
@@ -33,6 +34,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
         self._messages = self._bytes = 0
         self._idle = False
 
+    @guarded
     def next_batch(self) -> Iterable[Work]:
         """At most one batch; StopIteration at the end of a bounded run, or when asked to end.
 

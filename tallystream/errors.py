@@ -43,6 +43,10 @@ class BrokerRestartedError(BrokerError):
     exit_code = 75
 
 
+class StoppedError(TallyError):
+    """Somebody asked to end while something was waited for; what is not committed is read again."""
+
+
 class ContractError(TallyError):
     """A schema is unknown, incompatible, or not the one a topic promises."""
 

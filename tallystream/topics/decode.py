@@ -38,7 +38,8 @@ class Decoder:
         """Events in log order and dead letters in log order: together, every message of the batch once.
 
         Raises:
-            httpx.HTTPError: the registry does not answer; nothing is called dead for that.
+            BrokerError: the registry does not answer; nothing is called dead for that.
+            StoppedError: asked to stop while waiting for it.
         """
         dead: Dead = {}
         parts: list[tuple[pa.Table, np.ndarray]] = []
