@@ -1,7 +1,8 @@
 """One process of a run: `python -m dataflows JOB_FILE PROCESS [ADDRESS ...]`.
 
 The supervisor (`tally run`) writes the job file and starts as many of these as there are workers.
-Leaves with 0 after a clean end, 1 after an error that a user can mend, printed as one line.
+Leaves with 0 after a clean end, 1 after an error that a user can mend, printed as one line, another code after what a
+start from the last commit may mend; see `faults`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from bytewax.run import cli_main
 
 from dataflows import stop
+from dataflows.faults import tell
 from dataflows.shop import shop
 from dataflows.sink import FAILED
-from tallystream.errors import TallyError
 from tallystream.job import Job
 from tallystream.warehouse.writer import Writer
 
@@ -28,9 +29,9 @@ def main(args: list[str]) -> int:
     job_file, process, *addresses = args
     stop.install()
     stop.die_with_parent()
-    # Written by our own supervisor under TALLY_HOME, mode 0600.
-    job: Job = replace(pickle.loads(Path(job_file).read_bytes()), process=int(process))
     try:
+        # Written by our own supervisor under TALLY_HOME, mode 0600.
+        job: Job = replace(pickle.loads(Path(job_file).read_bytes()), process=int(process))
         with contextlib.ExitStack() as stack:
             writer = None
             if job.process == 0:
@@ -46,21 +47,8 @@ def main(args: list[str]) -> int:
             if FAILED:
                 raise FAILED[0]
     except BaseException as error:
-        told = _told(error)
-        if told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr, flush=True)
-        return told.exit_code
+        return tell(error)
     return 0
-
-
-def _told(error: BaseException | None) -> TallyError | None:
-    """The error of ours inside the ones Bytewax wraps around it."""
-    while error is not None:
-        if isinstance(error, TallyError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.operators import KeyedStream, Stream
 
+from dataflows.faults import guarded
 from dataflows.source import TopicSource
+from dataflows.stop import stopping
+from tallystream.errors import StoppedError
 from tallystream.failpoints import hit
 from tallystream.job import Job, Work
 from tallystream.topics.batch import DecodedBatch, Delta, JudgedBatch, RawBatch
@@ -18,19 +21,32 @@ from tallystream.topics.registry import open_registry
 from tallystream.views.tally import Tallier
 
 SINK_KEY = "warehouse"
+OUTAGE = 300.0  # seconds that a schema registry is waited for: longer than its restart, shorter than a night
 
 
 def decode(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
-    """Bytes to Arrow by the topic's contract; what cannot be read becomes dead letters."""
-    decoder = Decoder(topic, open_registry(job.settings))
+    """Bytes to Arrow by the topic's contract; what cannot be read becomes dead letters.
 
-    def step(work: Work) -> Work:
+    While a schema registry is away all waits here, and nothing more is read. Asked to end meanwhile, the batch in
+    hand is dropped with all that follow it: none of them may be committed without it.
+    """
+    decoder = Decoder(topic, open_registry(job.settings, OUTAGE, stopping))
+    ended = False
+
+    def step(work: Work) -> list[Work]:
+        nonlocal ended
         assert isinstance(work.batch, RawBatch)
-        decoded = decoder.decode(work.batch)
+        if ended:
+            return []
+        try:
+            decoded = decoder.decode(work.batch)
+        except StoppedError:
+            ended = True
+            return []
         hit("decode.after")
-        return replace(work, batch=decoded)
+        return [replace(work, batch=decoded)]
 
-    return op.map(name, up, step)
+    return op.flat_map(name, up, guarded(step))
 
 
 def judge(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
@@ -47,7 +63,7 @@ def judge(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
         hit("judge.after")
         return replace(work, batch=judged)
 
-    return op.map(name, up, step)
+    return op.map(name, up, guarded(step))
 
 
 def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
@@ -77,9 +93,10 @@ def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
             partials,
             work.building,
             b.min_event_time,
+            b.last,
         )
 
-    return op.map(name, up, step)
+    return op.map(name, up, guarded(step))
 
 
 def branch(flow: Dataflow, job: Job, topic: str) -> KeyedStream[Delta]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from dataflows.faults import guarded
 from dataflows.operators import SINK_KEY
 from tallystream.failpoints import hit
 from tallystream.job import Job
@@ -126,4 +127,6 @@ class WarehouseSink(FixedPartitionedSink[Delta, None]):
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> WarehousePartition:
         """Called at the first Delta, which can be hours after the start: the writer serves readers long before."""
         assert self._writer is not None
-        return WarehousePartition(self._job, self._writer)
+        partition = WarehousePartition(self._job, self._writer)
+        partition.snapshot = guarded(partition.snapshot)  # type: ignore[method-assign]
+        return partition

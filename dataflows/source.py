@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from dataflows.faults import guarded
 from dataflows.stop import stopping
 from tallystream.failpoints import hit
 from tallystream.job import Job, Work
@@ -26,14 +27,20 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
     """Reads one partition: first again for views being built, then on, for all."""
 
     def __init__(self, job: Job, start: PartitionStart):
+        self._job = job
         self._start = start
         reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
         self._lane = READING.add(reader, lambda position: start.live_from if position < start.live_from else None)
         self._messages = self._bytes = 0
         self._idle = False
 
+    @guarded
     def next_batch(self) -> Iterable[Work]:
-        """At most one batch; StopIteration at the end of a bounded run, or when asked to end."""
+        """At most one batch; StopIteration at the end of a bounded run, or when asked to end.
+
+        Raises:
+            BrokerError: the log cannot be read on.
+        """
         self._idle = False
         if stopping() or self._lane.done:
             raise StopIteration
@@ -42,6 +49,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
             return []
         hit("source.before_read")
         batch = self._lane.take()
+        self._job.check_broker()
         if batch is None:
             self._idle = True
             return []

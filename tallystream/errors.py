@@ -33,6 +33,20 @@ class LogWentBackError(BrokerError):
     """
 
 
+class BrokerRestartedError(BrokerError):
+    """The embedded broker was started again under a running stream, maybe without the end of its log.
+
+    What a stream reads next would be other events under the offsets it expects. The log must be held against the
+    books first: the supervisor does so, and goes on from the last commit.
+    """
+
+    exit_code = 75
+
+
+class StoppedError(TallyError):
+    """Somebody asked to end while something was waited for; what is not committed is read again."""
+
+
 class ContractError(TallyError):
     """A schema is unknown, incompatible, or not the one a topic promises."""
 

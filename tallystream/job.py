@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tallystream.errors import BrokerRestartedError
 from tallystream.settings import Settings
+from tallystream.topics import broker
 from tallystream.topics.batch import DecodedBatch, JudgedBatch, RawBatch
 from tallystream.topics.client import kafka_config
 from tallystream.topics.judge import Rules
@@ -26,13 +28,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the settings, the views, where each partition starts, and how many processes share it."""
+    """One run: the settings, the views, where each partition starts, and how many processes share it.
+
+    `broker`: the start of the embedded broker whose log was found to be the one tallied; None for another broker.
+    """
 
     settings: Settings
     views_dir: Path | None
     starts: list[PartitionStart]
     workers: int
     process: int
+    broker: tuple[int, int] | None = None
 
     @cached_property
     def plans(self) -> dict[str, ViewPlan]:
@@ -49,6 +55,18 @@ class Job:
         """The judge's rules, microseconds."""
         s = self.settings
         return Rules(s.lateness * 1_000_000, s.horizon * 1_000_000, s.max_ahead * 1_000_000)
+
+    def check_broker(self) -> None:
+        """Call it with each batch before it is used: what was read of a broker started since may be another log's.
+
+        Raises:
+            BrokerRestartedError: it was started again.
+        """
+        if self.broker is not None and broker.incarnation(self.settings) not in (self.broker, None):
+            raise BrokerRestartedError(
+                "the embedded broker was started again; nothing was read of it since, the last commit stands, and the run "
+                "goes on from there if the log is still the same"
+            )
 
     def topics(self) -> list[str]:
         """The topics of the run."""

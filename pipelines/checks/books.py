@@ -21,11 +21,14 @@ LEAST_HOURS = 3  # of history, before a volume can be unusual
 
 # The rows of late_events and dead_letters, and the commits, against the accounts: written in one transaction, counted apart.
 CONSERVATION = """
-    SELECT o.partition, o.consumed, o.applied, o.duplicate, o.late, o.dead, o.shed, o.next_offset - o.start_offset AS stretch,
+    SELECT o.partition, o.consumed, o.applied, o.duplicate, o.late, o.dead, o.shed,
+           o.next_offset - o.start_offset + coalesce(r.back, 0) AS stretch,
            coalesce(l.n, 0) AS late_rows, coalesce(d.n, 0) AS dead_rows
     FROM ledger.offsets o
     LEFT JOIN (SELECT topic, partition, count(*) AS n FROM late_events GROUP BY ALL) l USING (topic, partition)
     LEFT JOIN (SELECT topic, partition, count(*) AS n FROM dead_letters GROUP BY ALL) d USING (topic, partition)
+    LEFT JOIN (SELECT topic, partition, sum(from_offset - to_offset)::BIGINT AS back FROM ledger.resets GROUP BY ALL) r
+        USING (topic, partition)
     WHERE topic = '{topic}' ORDER BY o.partition
 """
 VOLUME = """

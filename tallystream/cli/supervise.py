@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +25,9 @@ from rich.console import Console
 from tallystream.cli.progress import Progress
 from tallystream.job import Job
 from tallystream.settings import TOPICS, Settings
+from tallystream.topics.broker import incarnation
 from tallystream.topics.client import kafka_config, topic_logs
+from tallystream.topics.records import read_records
 from tallystream.views.loader import load_views
 from tallystream.warehouse.control import open_prepared, run_lock
 from tallystream.warehouse.prepare import PartitionStart, TopicLog, prepare
@@ -68,7 +71,7 @@ class Supervisor:
                 self._announce(restarts)
                 code = self._supervise(job_file)
                 if code <= 1 or self._stopping:
-                    return code
+                    return min(code, 1)
                 failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
                 if failures > RESTARTS:
                     self._console.print(
@@ -96,21 +99,25 @@ class Supervisor:
 
     def _prepare(self) -> Path:
         plans = load_views(self._views_dir)
+        kafka_config(self._settings)
+        # Before the log is looked at: a broker started after the look is then noticed by who reads it.
+        embedded = None if self._settings.bootstrap_servers else incarnation(self._settings)
         logs = {t: TopicLog(i, r) for t, (i, r) in topic_logs(self._settings, TOPICS).items()}
         with open_prepared(self._settings) as con:
             known = {name for (name,) in con.execute("SELECT DISTINCT name FROM ledger.views").fetchall()}
-            starts = prepare(con, plans, logs, self._settings, datetime.now(UTC).replace(tzinfo=None))
+            now = datetime.now(UTC).replace(tzinfo=None)
+            starts = prepare(con, plans, logs, self._settings, now, partial(read_records, self._settings))
         for name in sorted(known - set(plans)):
             self._console.print(
                 f"[yellow]view {name} was dropped[/]: {self._views_dir or 'sql/views'} has no {name}.sql; "
                 "with the file back it is built anew from the retained log"
             )
         if self._until_end:
-            if self._until is None:
-                self._until = {(t, p): high for t, log in logs.items() for p, (_, high) in log.ranges.items()}
+            ends = {(t, p): high for t, log in logs.items() for p, (_, high) in log.ranges.items()}
+            # Not beyond the ends of before a restart, nor of a log that lost its end unread: it would be waited for.
+            self._until = {k: min(high, (self._until or ends).get(k, high)) for k, high in ends.items()}
             starts = [bounded(s, self._until) for s in starts]
-        kafka_config(self._settings)
-        job = Job(self._settings, self._views_dir, starts, self._workers, 0)
+        job = Job(self._settings, self._views_dir, starts, self._workers, 0, embedded)
         path = self._settings.run_dir / "job.pickle"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             pickle.dump(job, file)

@@ -192,7 +192,7 @@ def _read_live(settings: Settings, definitions: Mapping[str, tuple[str, str]], v
         WarehouseError: a view was built anew in between.
     """
     parts = {
-        "offsets": "SELECT list(o) FROM (SELECT topic, partition, start_offset, next_offset FROM ledger.offsets) o",
+        "offsets": "SELECT list(o) FROM (SELECT topic, partition, start_offset, next_offset FROM ledger.offsets WHERE retired_at IS NULL) o",
         "marks": "SELECT list(w) FROM (FROM ledger.watermarks) w",
         "rules": "SELECT list(r) FROM (FROM ledger.rules) r",
         "definitions": "SELECT list(d) FROM (SELECT name, version FROM ledger.views WHERE status = 'live') d",

@@ -20,20 +20,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyruhvro
+from fastavro._read_py import schemaless_reader as python_reader
 
 from tallystream.topics.columns import conform, fits
 from tallystream.topics.contracts import Contract
 from tallystream.topics.letters import LAST_TIME
 from tallystream.topics.strict import StrictWalk
 from tallystream.topics.wire import HEADER, Dead, zigzag
-from tallystream.topics.writer_schema import countless, only, plain, time_unit, vectorisable
+from tallystream.topics.writer_schema import only, plain, recursive, time_unit, unreadable, vectorisable
 
 # Events in one call: with the tail appended they stay in the cache (2 MB). All at once took 1.5 times as long.
 CHUNK = 4096
 TAIL = "_tallystream_tail"
 # The wire header read as Avro, so that it need not be cut off: a boolean is one byte, a float four.
 HEAD_FIELDS = [{"name": "_tallystream_magic", "type": "boolean"}, {"name": "_tallystream_id", "type": "float"}]
-BAD_DATUM = (EOFError, ValueError, IndexError, TypeError, OverflowError, MemoryError, RecursionError)
 
 
 class AvroReader:
@@ -47,8 +47,9 @@ class AvroReader:
         self._fault: tuple[str, str] | None = None
         try:
             self._prepare(schema)
-        except (KeyError, ValueError, TypeError, RecursionError, fastavro.schema.SchemaParseException) as error:
-            self._fault = ("incompatible_schema", f"the writer's schema is unreadable: {error}")
+        except Exception as error:
+            # A stranger's schema can be wrong in any way, and its data come again at each start.
+            self._fault = ("incompatible_schema", f"the writer's schema is unreadable: {error!r}")
 
     def _prepare(self, schema: Any) -> None:
         if not isinstance(schema, dict) or schema.get("type") != "record":
@@ -64,19 +65,27 @@ class AvroReader:
             self._fault = ("incompatible_schema", "the writer's event_time is no time in milli- or microseconds")
             return
         bare = plain(schema)
-        self._parsed = fastavro.parse_schema(bare)
+        named: dict[str, Any] = {}
+        self._parsed = fastavro.parse_schema(bare, named)
+        reason = unreadable(self._parsed, named)
+        if reason is not None:
+            self._fault = ("incompatible_schema", reason)
+            return
+        # The compiled one dies of a datum that is deep enough, this one says so.
+        self._read_datum = python_reader if recursive(self._parsed, named) else fastavro.schemaless_reader
         self._strict = StrictWalk(self._parsed)
         headed = [*HEAD_FIELDS, *bare["fields"]]
         self._untailed = json.dumps({**bare, "fields": headed})
         self._tailed = json.dumps({**bare, "fields": [*headed, {"name": TAIL, "type": "long"}]})
-        if countless(bare):
-            self._fault = ("incompatible_schema", "the writer's schema has an array of items that take no bytes")
-            return
         self._vectorised = vectorisable(bare)
         wanted = only(bare, pa.struct(list(self._wanted.arrow)))
         if not vectorisable(wanted):
             return  # each event then shows whether its values fit
-        have = pyruhvro.deserialize_array([], json.dumps(wanted)).schema
+        none = _attempt([], json.dumps(wanted))
+        if isinstance(none, BaseException):
+            self._fault = ("incompatible_schema", f"the writer's schema is unreadable: {none}")
+            return
+        have = none.schema
         for field in self._wanted.arrow:
             if field.name in theirs and not fits(have.field(field.name).type, field.type):
                 self._fault = ("incompatible_schema", f"the writer's {field.name} is a {have.field(field.name).type}")
@@ -144,7 +153,7 @@ class AvroReader:
             stream.seek(HEADER)
             try:
                 self._strict.check(value, HEADER)
-                event = fastavro.schemaless_reader(stream, self._parsed, None)
+                event = self._read_datum(stream, self._parsed, None)
                 assert isinstance(event, dict)
                 if stream.tell() != len(value):
                     dead[row] = ("trailing_bytes", "the datum is followed by bytes that its schema does not name")
@@ -153,7 +162,8 @@ class AvroReader:
                 if event["event_time"] is not None:
                     event["event_time"] = min(max(event["event_time"] * self._unit, -LAST_TIME * 2), LAST_TIME * 2)
                 pa.Table.from_pylist([event], self._wanted.arrow)
-            except (*BAD_DATUM, pa.ArrowException) as error:
+            except Exception as error:
+                # Whatever a reader stumbles over is the fault of this one datum.
                 incompatible = isinstance(error, pa.ArrowException | AttributeError)
                 dead[row] = ("incompatible_schema", str(error)) if incompatible else _reason(error)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,27 @@ DEAD_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class LastRecord:
+    """The last record read of a partition: by it the log is known again, whatever ids its broker gives.
+
+    `digest` is of the record's timestamp, key and value.
+    """
+
+    offset: int
+    digest: str
+
+
+def last_record(offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> LastRecord:
+    """The record at `offset`; `timestamp` in ms, as in a RawBatch."""
+    digest = hashlib.blake2b(timestamp.to_bytes(8, "big", signed=True), digest_size=16)
+    for part in (key, value):
+        # The lengths keep a key's end from being taken for a value's begin, and nothing from being empty.
+        digest.update((-1 if part is None else len(part)).to_bytes(8, "big", signed=True))
+        digest.update(part or b"")
+    return LastRecord(offset, digest.hexdigest())
+
+
 @dataclass(slots=True)
 class RawBatch:
     """Messages of one partition as they came, offsets [first, next).
@@ -51,6 +73,13 @@ class RawBatch:
     timestamps: np.ndarray  # int64, ms since the epoch of the record's own timestamp; -1 when it has none
     keys: list[bytes | None]
     values: list[bytes | None]
+
+    @property
+    def last(self) -> LastRecord | None:
+        """Its last record; None when it has none, only offsets without a message."""
+        if not self.values:
+            return None
+        return last_record(int(self.offsets[-1]), int(self.timestamps[-1]), self.keys[-1], self.values[-1])
 
 
 @dataclass(slots=True)
@@ -91,6 +120,7 @@ class JudgedBatch:
     max_event_time: int | None
     schema_ids: tuple[int, ...]
     min_event_time: int | None = None
+    last: LastRecord | None = None
 
 
 @dataclass(slots=True)
@@ -118,3 +148,4 @@ class Delta:
     partials: dict[str, pa.Table] = field(default_factory=dict)
     building: frozenset[str] = frozenset()
     min_event_time: int | None = None
+    last: LastRecord | None = None

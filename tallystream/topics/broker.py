@@ -1,7 +1,7 @@
 """The embedded broker: noida-db's Kafka under TALLY_HOME, for demo and tests.
 
 It keeps the log in memory and saves as it goes, so it is not durable against kill -9; the check
-before every run (`prepare.check_log`) meets a log that went back.
+before every run (`same_log.check_log`) meets a log that went back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +51,21 @@ def status(settings: Settings) -> Broker | None:
     return broker if _is_broker(broker.pid, settings) else None
 
 
+def log_id(settings: Settings) -> str | None:
+    """What tells the log of this TALLY_HOME from one begun anew, as the broker's topics have no ids; None before it began."""
+    path = settings.broker_dir / "log_id"
+    return path.read_text().strip() if path.exists() else None
+
+
+def incarnation(settings: Settings) -> tuple[int, int] | None:
+    """Changes with each start of the broker, before it answers anybody; None while none was started. Cheap: one stat."""
+    try:
+        found = (settings.broker_dir / "broker.json").stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def start(settings: Settings) -> Broker:
     """Starts the broker, or finds it running; it answers as Kafka before this returns.
 
@@ -80,6 +96,7 @@ def start(settings: Settings) -> Broker:
 
 
 def _spawn(settings: Settings) -> tuple[Broker, subprocess.Popen[bytes]]:
+    _name_log(settings)
     port = _port(settings)
     command = [str(_binary()), "start", "--only", "kafka", "--kafka-port", str(port)]
     with (settings.broker_dir / "broker.log").open("ab") as out:
@@ -99,6 +116,16 @@ def _spawn(settings: Settings) -> tuple[Broker, subprocess.Popen[bytes]]:
     fresh.write_text(json.dumps({"bootstrap": started.bootstrap, "pid": started.pid}))
     fresh.replace(settings.broker_dir / "broker.json")
     return started, process
+
+
+def _name_log(settings: Settings) -> None:
+    """A log that begins gets a name; one from before there were names gets it now."""
+    path = settings.broker_dir / "log_id"
+    if path.exists() and (settings.broker_dir / "data").exists():
+        return
+    fresh = path.with_name("log_id.new")
+    fresh.write_text(str(uuid.uuid4()))
+    fresh.replace(path)
 
 
 def _wait(broker: Broker, settings: Settings, alive: Callable[[], bool]) -> bool:

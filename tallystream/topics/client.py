@@ -103,13 +103,16 @@ def topic_logs(
 
 
 def topic_ids(settings: Settings, topics: list[str]) -> dict[str, str | None]:
-    """The ids that tell a topic from its namesake made later; None where the broker has none."""
+    """The ids that tell a topic from its namesake made later; None where the broker has none.
+
+    The embedded broker's is that of its whole log: a topic deleted and made anew there keeps it.
+    """
     found: dict[str, str | None] = {}
     for topic, described in admin(settings).describe_topics(TopicCollection(topics), request_timeout=TIMEOUT).items():
         try:
             found[topic] = str(described.result(TIMEOUT).topic_id)
             if found[topic] == NO_TOPIC_ID:
-                found[topic] = None
+                found[topic] = None if settings.bootstrap_servers else broker.log_id(settings)
         except KafkaException as error:
             raise BrokerError(f"topic {topic} cannot be described: {error.args[0].str()}") from error
     return found

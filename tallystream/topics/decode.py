@@ -39,6 +39,7 @@ class Decoder:
 
         Raises:
             BrokerError: the registry does not answer; nothing is called dead for that.
+            StoppedError: asked to stop while waiting for it.
         """
         dead: Dead = {}
         parts: list[tuple[pa.Table, np.ndarray]] = []

@@ -102,6 +102,7 @@ class Judge:
             max_event_time=None if self._newest == NEVER else self._newest,
             schema_ids=decoded.schema_ids,
             min_event_time=int(ids.times.min()) if len(ids) else None,
+            last=raw.last,
         )
 
     def _rows(self, decoded: DecodedBatch) -> _Rows:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tallystream.errors import BrokerError
+from tallystream.errors import BrokerError, LogWentBackError
 from tallystream.topics.batch import RawBatch
 
 GATHER = 500  # messages a call: larger ones stall the fetcher behind one long hand-over
@@ -22,6 +22,8 @@ REST = 0.02  # seconds without a fetch at the end of the log: the embedded broke
 MILLISECONDS = itemgetter(1)  # of Message.timestamp(): (kind, ms), -1 when it has none
 SILENCE = 3.0  # seconds without a word of the partition, after which the broker is asked whether it has it
 MAX_BYTES = 32 << 20  # bytes a batch: ten-megabyte messages must not pile up by count
+# The position is not in the log any more, or the log has another past.
+OTHER_LOG = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
 CONSUMER = {
     "group.id": "tallystream",
     "enable.auto.commit": "false",
@@ -108,7 +110,7 @@ class PartitionReader:
         """What is there now, at most a batch and nothing from `stop_at` on; None when there is nothing.
 
         Raises:
-            BrokerError: the broker refused, or the position is no longer in the log.
+            BrokerError: the broker refused; LogWentBackError: the position is no longer in the log.
         """
         if self._resting is not None:
             if time.monotonic() < self._resting:
@@ -159,9 +161,12 @@ class PartitionReader:
             if error.code() != KafkaError._PARTITION_EOF:
                 if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
                     continue  # librdkafka reconnects by itself; the position has not moved
-                raise BrokerError(
+                told = (
                     f"{self.topic}/{self.partition} at offset {self.position}: {error.str()}; nothing after it was read"
                 )
+                if error.code() in OTHER_LOG:
+                    raise LogWentBackError(f"{told}: the log is not the one of before; `tally run` says how to go on")
+                raise BrokerError(told)
             end = max(end, _offset(m))  # OFFSET_INVALID is negative
             self._rest()
         return end

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
-
-from tallystream.errors import BrokerError, ContractError
+from tallystream.errors import ContractError
 from tallystream.settings import Settings
 from tallystream.topics.contracts import SCHEMAS, contract, index
+from tallystream.topics.http_registry import HttpRegistry
 
-TIMEOUT = 10.0
+__all__ = ["FolderRegistry", "HttpRegistry", "Registry", "open_registry"]
 
 
 class Registry(Protocol):
     """What decoding and producing need of a registry."""
 
     def schema(self, schema_id: int) -> dict[str, Any]:
-        """The parsed Avro schema; ContractError when there is none with this id."""
+        """The parsed Avro schema.
+
+        Raises:
+            ContractError: there is none with this id, now and for good.
+            BrokerError: the registry does not answer; good data must not become dead letters for that.
+        """
 
     def id_for(self, topic: str) -> int:
         """The id under which the topic's newest contract is registered."""
@@ -51,80 +56,7 @@ class FolderRegistry:
         return frozenset([self._index[schema_id]["subject"]]) if schema_id in self._index else frozenset()
 
 
-class HttpRegistry:
-    """Any registry with Confluent's API; answers are cached, for a schema never changes under its id."""
-
-    def __init__(self, url: str, client: httpx.Client | None = None):
-        parsed = httpx.URL(url)
-        # Credentials in the URL go into the header and out of every message.
-        auth = (parsed.username, parsed.password) if parsed.username else None
-        self._url = str(parsed.copy_with(username=None, password=None)).rstrip("/")
-        self._client = client or httpx.Client(timeout=TIMEOUT, auth=auth)
-        self._schemas: dict[int, dict[str, Any]] = {}
-        self._ids: dict[str, int] = {}
-        self._subjects: dict[int, frozenset[str]] = {}
-
-    def schema(self, schema_id: int) -> dict[str, Any]:
-        """The parsed Avro schema.
-
-        Raises:
-            ContractError: the registry has no such id.
-            BrokerError: it does not answer, or not as one; good data must not become dead letters for that.
-        """
-        if schema_id not in self._schemas:
-            try:
-                answer = self._client.get(f"{self._url}/schemas/ids/{schema_id}")
-                if answer.status_code == 404:
-                    raise ContractError(f"the registry has no schema with id {schema_id}")
-                answer.raise_for_status()
-                self._schemas[schema_id] = json.loads(answer.json()["schema"])
-            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-                raise self._silent(schema_id, error) from None
-        return self._schemas[schema_id]
-
-    def _silent(self, schema_id: int, error: Exception) -> BrokerError:
-        return BrokerError(
-            f"the schema registry at {self._url} did not give schema {schema_id}: {error}; "
-            "no message was called dead for that: when it answers, run again"
-        )
-
-    def id_for(self, topic: str) -> int:
-        """The id of the topic's contract, registered when it is not there yet.
-
-        Raises:
-            ContractError: the registry refuses it, for it is incompatible with what it has.
-            BrokerError: the registry does not answer, or not as one.
-        """
-        if topic not in self._ids:
-            body = {"schema": json.dumps(contract(topic).schema)}
-            try:
-                answer = self._client.post(f"{self._url}/subjects/{topic}-value/versions", json=body)
-                if answer.status_code in (409, 422):
-                    raise ContractError(f"the registry refuses the contract of {topic}: {answer.text[:300]}")
-                answer.raise_for_status()
-                self._ids[topic] = int(answer.json()["id"])
-            except (httpx.HTTPError, ValueError, KeyError) as error:
-                raise BrokerError(
-                    f"the schema registry at {self._url} did not register the contract of {topic}: {error}"
-                ) from None
-        return self._ids[topic]
-
-    def subjects(self, schema_id: int) -> frozenset[str]:
-        """The subjects that use the schema; empty when the registry cannot tell.
-
-        Raises:
-            BrokerError: it does not answer, or not as one.
-        """
-        if schema_id not in self._subjects:
-            try:
-                answer = self._client.get(f"{self._url}/schemas/ids/{schema_id}/versions")
-                rows = answer.json() if answer.status_code == 200 else []
-                self._subjects[schema_id] = frozenset(row["subject"] for row in rows)
-            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-                raise self._silent(schema_id, error) from None
-        return self._subjects[schema_id]
-
-
-def open_registry(settings: Settings) -> Registry:
-    """The registry that the settings name."""
-    return HttpRegistry(settings.schema_registry_url) if settings.schema_registry_url else FolderRegistry()
+def open_registry(settings: Settings, patience: float = 0.0, stopping: Callable[[], bool] = lambda: False) -> Registry:
+    """The registry that the settings name; `patience` and `stopping` as `HttpRegistry` has them."""
+    url = settings.schema_registry_url
+    return HttpRegistry(url, patience=patience, stopping=stopping) if url else FolderRegistry()

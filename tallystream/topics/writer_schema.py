@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 PRIMITIVES = {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
+LARGEST = 1000  # parts of a schema: a contract has some twenty
 # Microseconds in one unit of a time; a long without a logical type is read as the contract says: microseconds.
 TIME_UNITS = {None: 1, "timestamp-micros": 1, "timestamp-millis": 1000}
 
@@ -45,13 +48,28 @@ def vectorisable(avro: Any) -> bool:
     return all(vectorisable(part) for part in _parts(avro))
 
 
-def countless(avro: Any) -> bool:
-    """Whether an array has items without bytes: nine bytes could then claim 2**62 of them, and reading would not end."""
-    if isinstance(avro, str):
-        return False
-    if isinstance(avro, list):
-        return any(countless(kind) for kind in avro)
-    return _bodiless(avro.get("items", "long")) or any(countless(part) for part in _parts(avro))
+def unreadable(avro: Any, named: dict[str, Any]) -> str | None:
+    """Why no reader may take data of a schema, however short they are; None when one may.
+
+    `avro` and `named` as fastavro parses them: full names, and what they name. Types that hold each other twice make 2**n
+    parts of n, and an array of items without bytes has as many as nine bytes can claim: reading would not end, and the
+    message would be met again at each start.
+    """
+    if sum(1 for _ in islice(_resolved(avro, named), LARGEST + 1)) > LARGEST:
+        return f"the writer's schema has more than {LARGEST} parts with its references resolved"
+    for part in _resolved(avro, named):
+        if isinstance(part, dict) and part["type"] in ("array", "map"):
+            inside = part.get("items", part.get("values"))
+            if part["type"] == "map" and inside == "null":
+                continue  # its keys take bytes
+            if _bodiless(inside, named) or any(_holds_bodiless(inner, named) for inner in _resolved(inside, named)):
+                return f"the writer's schema has an {part['type']} of items with parts that take no bytes"
+    return None
+
+
+def recursive(avro: Any, named: dict[str, Any]) -> bool:
+    """Whether a type holds itself."""
+    return any(isinstance(part, str) and part in named for part in _resolved(avro, named))
 
 
 def only(avro: Any, want: pa.DataType) -> Any:
@@ -70,10 +88,25 @@ def _parts(avro: dict[str, Any]) -> list[Any]:
     return [f["type"] for f in avro.get("fields", [])] + [avro[k] for k in ("items", "values") if k in avro]
 
 
-def _bodiless(avro: Any) -> bool:
-    if isinstance(avro, dict) and avro["type"] == "record":
-        return all(_bodiless(f["type"]) for f in avro["fields"])
-    return bool(avro == "null" or (isinstance(avro, dict) and avro.get("size") == 0))
+def _resolved(avro: Any, named: dict[str, Any], above: frozenset[str] = frozenset()) -> Iterator[Any]:
+    """Every part of a schema with references resolved; a type inside itself is left as its name."""
+    if isinstance(avro, str) and avro in named and avro not in above:
+        avro = named[avro]
+    yield avro
+    if isinstance(avro, dict):
+        above |= {avro["name"]} if "name" in avro else frozenset()
+    for part in avro if isinstance(avro, list) else _parts(avro) if isinstance(avro, dict) else ():
+        yield from _resolved(part, named, above)
+
+
+def _bodiless(avro: Any, named: dict[str, Any]) -> bool:
+    avro = named.get(avro, avro) if isinstance(avro, str) else avro
+    return avro == "null" or (isinstance(avro, dict) and (avro.get("size") == 0 or avro.get("fields") == []))
+
+
+def _holds_bodiless(avro: Any, named: dict[str, Any]) -> bool:
+    """A branch of a union costs the byte that says which."""
+    return isinstance(avro, dict) and any(_bodiless(part, named) for part in _parts(avro))
 
 
 def time_unit(avro: Any) -> int | None:

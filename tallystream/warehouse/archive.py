@@ -63,7 +63,8 @@ def targets(con: duckdb.DuckDBPyConnection) -> list[Target]:
 
 TARGETS = """
     SELECT o.topic, o.partition, o.next_offset, t.topic_id
-    FROM ledger.offsets o LEFT JOIN ledger.topics t USING (topic) ORDER BY 1, 2
+    FROM ledger.offsets o LEFT JOIN ledger.topics t USING (topic) WHERE o.retired_at IS NULL
+    ORDER BY 1, 2
 """
 
 

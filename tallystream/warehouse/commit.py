@@ -19,7 +19,7 @@ from tallystream import __version__
 from tallystream.database import rollback
 from tallystream.errors import FenceError, WarehouseError
 from tallystream.failpoints import hit
-from tallystream.topics.batch import Delta
+from tallystream.topics.batch import Delta, LastRecord
 from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.cold import thaw
 
@@ -43,6 +43,11 @@ class Chain:
     def next(self) -> int:
         """The offset at which the next chain must begin."""
         return self.deltas[-1].next
+
+    @property
+    def last(self) -> LastRecord | None:
+        """The last record read; None when the chain holds offsets without messages alone."""
+        return next((d.last for d in reversed(self.deltas) if d.last is not None), None)
 
     def counts(self) -> list[int]:
         """The accounts of the chain, in the order of COUNTS."""
@@ -203,10 +208,12 @@ class Committer:
 
     def _advance(self, chain: Chain) -> None:
         sets = ", ".join(f"{name} = {name} + ?" for name in COUNTS)
+        last = (chain.last.offset, chain.last.digest) if chain.last else (None, None)
         self.con.execute(
-            f"UPDATE ledger.offsets SET next_offset = ?, max_event_time = make_timestamp(?::BIGINT), {sets} "
+            f"UPDATE ledger.offsets SET next_offset = ?, max_event_time = make_timestamp(?::BIGINT), {sets}, "
+            "last_offset = coalesce(?, last_offset), last_digest = coalesce(?, last_digest) "
             "WHERE topic = ? AND partition = ?",
-            [chain.next, chain.deltas[-1].max_event_time, *chain.counts(), chain.topic, chain.partition],
+            [chain.next, chain.deltas[-1].max_event_time, *chain.counts(), *last, chain.topic, chain.partition],
         )
 
     def _watermarks(self, topics: list[str]) -> None:
@@ -214,7 +221,8 @@ class Committer:
         for topic in topics:
             self.con.execute(
                 "UPDATE ledger.watermarks SET watermark = (SELECT CASE WHEN count(*) = count(max_event_time) "
-                "THEN min(max_event_time) - to_microseconds(?) END FROM ledger.offsets WHERE topic = ?) WHERE topic = ?",
+                "THEN min(max_event_time) - to_microseconds(?) END FROM ledger.offsets WHERE topic = ? AND retired_at IS NULL) "
+                "WHERE topic = ?",
                 [self.lateness_us, topic, topic],
             )
 

@@ -76,6 +76,9 @@ def check_select(sql: str) -> None:
             parser = _shared_parser()
             statements = parser.extract_statements(sql)
             found = parser.execute("SELECT json_serialize_sql(?)", [sql]).fetchone() if len(statements) == 1 else None
+    except duckdb.PermissionException:
+        # DuckDB's sentence names the file: whether it is there is nobody's business either.
+        raise QueryError(f"a statement that reads files is refused; {WHAT_TO_DO}") from None
     except duckdb.Error as error:
         raise QueryError(str(error)) from None
     if len(statements) != 1:
@@ -116,7 +119,14 @@ def _shared_parser() -> duckdb.DuckDBPyConnection:
     global _parser
     if _parser is None:
         _parser = duckdb.connect(
-            config={"threads": 1, "autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+            config={
+                "threads": 1,
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                # IMPORT DATABASE is parsed by reading the folder's scripts, and an error would show their text.
+                "enable_external_access": "false",
+                "lock_configuration": "true",
+            }
         )
     return _parser
 

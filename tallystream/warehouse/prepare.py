@@ -8,19 +8,14 @@ from datetime import datetime
 
 import duckdb
 
-from tallystream.errors import LogWentBackError
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
 from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.commit import drop_state, publish
+from tallystream.warehouse.reset import put
+from tallystream.warehouse.same_log import ReadRecords, TopicLog, check_log
 
-
-@dataclass(frozen=True)
-class TopicLog:
-    """What the broker has of a topic now: its id and, by partition, the offsets [low, high)."""
-
-    topic_id: str | None
-    ranges: Mapping[int, tuple[int, int]]
+__all__ = ["PartitionStart", "TopicLog", "prepare", "starts"]
 
 
 @dataclass(slots=True)
@@ -42,64 +37,27 @@ class PartitionStart:
     until: int | None = None
 
 
-def check_log(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> None:
-    """Refuses to go on when the log cannot be the one that the stored offsets speak of.
-
-    An embedded broker killed hard can come back shorter, a topic can be made anew, retention can
-    overtake a stream that stood still: reading on would repeat or skip events silently.
-
-    Raises:
-        LogWentBackError: with topic, partition, both offsets and the two ways on.
-    """
-    stored_ids = dict(con.execute("SELECT topic, topic_id FROM ledger.topics").fetchall())
-    advice = "restore the log, or accept the loss: `tally reset --topic {0} --to earliest|latest|OFFSET`; nothing was read or changed"
-    for topic, log in logs.items():
-        known = stored_ids.get(topic)
-        if known and log.topic_id and known != log.topic_id:
-            raise LogWentBackError(
-                f"topic {topic} is not the one tallied so far (id {log.topic_id}, stored {known}): it was deleted and made anew. "
-                + advice.format(topic)
-            )
-    rows = con.execute("SELECT topic, partition, next_offset FROM ledger.offsets ORDER BY ALL").fetchall()
-    for topic, partition, position in rows:
-        if topic not in logs:
-            continue
-        found = logs[topic].ranges.get(partition)
-        if found is None:
-            raise LogWentBackError(
-                f"{topic}/{partition} stands at offset {position} and is gone from the broker. " + advice.format(topic)
-            )
-        low, high = found
-        if position > high:
-            raise LogWentBackError(
-                f"{topic}/{partition}: the warehouse stands at offset {position}, the log ends at {high}: the log went back. "
-                + advice.format(topic)
-            )
-        if position < low:
-            raise LogWentBackError(
-                f"{topic}/{partition}: the warehouse stands at offset {position}, the log begins at {low}: retention removed "
-                f"{low - position} offsets unread. " + advice.format(topic)
-            )
-
-
 def prepare(
     con: duckdb.DuckDBPyConnection,
     plans: Mapping[str, ViewPlan],
     logs: Mapping[str, TopicLog],
     settings: Settings,
     now: datetime,
+    read: ReadRecords | None = None,
 ) -> list[PartitionStart]:
     """Makes the warehouse ready for a run, in one transaction, and says from where it starts.
 
     New partitions begin at the log's start. A new or changed view gets empty state under its own
     version and is built from the start of the retained log; a build that a crash cut short begins anew.
+    `read`: asks the log for the last records read, see `check_log`.
 
     Raises:
         LogWentBackError: the log is not the one tallied so far; nothing was changed.
     """
-    check_log(con, logs)
+    check_log(con, logs, read)
     con.execute("BEGIN")
     try:
+        _take_back(con, logs, now)
         _register_partitions(con, logs, settings)
         _register_views(con, plans, logs, now)
         hit("prepare.before_commit")
@@ -111,11 +69,22 @@ def prepare(
     return starts(con, logs)
 
 
+def _take_back(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog], now: datetime) -> None:
+    """A topic has a partition again that a reset had retired: it is a new one, and read from its start."""
+    for topic, partition in con.execute(
+        "SELECT topic, partition FROM ledger.offsets WHERE retired_at IS NOT NULL"
+    ).fetchall():
+        if topic in logs and partition in logs[topic].ranges:
+            low, _ = logs[topic].ranges[partition]
+            put(con, topic, partition, low, now, "the topic has this partition again")
+
+
 def _register_partitions(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog], settings: Settings) -> None:
     rules = [settings.lateness, settings.horizon, settings.max_ahead]
     for topic, log in logs.items():
-        con.execute("DELETE FROM ledger.topics WHERE topic = ?", [topic])
-        con.execute("INSERT INTO ledger.topics VALUES (?, ?)", [topic, log.topic_id])
+        # Asked over another address the same broker may give no id: the one known stays.
+        known = con.execute("DELETE FROM ledger.topics WHERE topic = ? RETURNING topic_id", [topic]).fetchall()
+        con.execute("INSERT INTO ledger.topics VALUES (?, ?)", [topic, log.topic_id or next(iter(known), (None,))[0]])
         con.execute(
             "INSERT INTO ledger.watermarks SELECT ?, NULL WHERE NOT EXISTS (SELECT 1 FROM ledger.watermarks WHERE topic = ?)",
             [topic, topic],
@@ -192,7 +161,8 @@ def starts(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> list
     """Where every partition goes on, from the ledger alone."""
     found = []
     rows = con.execute(
-        "SELECT topic, partition, next_offset, epoch_us(max_event_time) FROM ledger.offsets ORDER BY topic, partition"
+        "SELECT topic, partition, next_offset, epoch_us(max_event_time) FROM ledger.offsets WHERE retired_at IS NULL "
+        "ORDER BY topic, partition"
     ).fetchall()
     for topic, partition, position, newest in rows:
         if topic not in logs:

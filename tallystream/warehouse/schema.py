@@ -157,6 +157,13 @@ MIGRATIONS: list[str] = [
         WHERE v.name = view_name AND v.status = 'live' AND c.applied > 0
           AND coalesce(c.min_event_time < to_time, true) AND coalesce(c.max_event_time >= from_time, true);
     """,
+    """
+    -- The last record read, by which the log is known again; NULL: none since the last reset.
+    ALTER TABLE ledger.offsets ADD COLUMN last_offset BIGINT;
+    ALTER TABLE ledger.offsets ADD COLUMN last_digest VARCHAR;
+    -- Since when the topic has no such partition: its accounts stay in the books.
+    ALTER TABLE ledger.offsets ADD COLUMN retired_at TIMESTAMP;
+    """,
 ]
 
 

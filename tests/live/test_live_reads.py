@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -44,6 +45,7 @@ REFUSED = (
     "COPY order_status TO 'x.csv'",
     "COPY order_status FROM 'x.csv'",
     "EXPORT DATABASE 'x'",
+    "IMPORT DATABASE '/etc'",
     "CHECKPOINT",
     "BEGIN",
     "CALL quack_stop('quack:127.0.0.1:1')",
@@ -111,7 +113,7 @@ def test_four_clients_see_whole_commits_only(fresh_topics):
     compare_all(settings)
 
 
-def test_only_reads_are_answered_live_and_at_rest(fresh_topics):
+def test_only_reads_are_answered_live_and_at_rest(fresh_topics, tmp_path):
     settings, shop = fresh_topics(2), Shop(12)
     publish(settings, shop, 300)
     with stream() as running:
@@ -120,7 +122,9 @@ def test_only_reads_are_answered_live_and_at_rest(fresh_topics):
             assert reader.live
             until(lambda: reader.rows("SELECT sum(consumed) FROM ledger.offsets")[2] == [(300,)], "not all was read")
             refuse(reader)
-        straight_over_quack(json.loads(live_file(settings).read_text()))
+        for script in ("schema.sql", "load.sql"):
+            (tmp_path / script).write_text("sesame open;")
+        straight_over_quack(json.loads(live_file(settings).read_text()), tmp_path)
         running.terminate()
         assert running.wait(PATIENCE) == 0
     with open_reader(settings) as reader:
@@ -140,7 +144,7 @@ def refuse(reader) -> None:
     assert reader.rows("SELECT 1 AS one")[2] == [(1,)]
 
 
-def straight_over_quack(address: dict[str, str]) -> None:
+def straight_over_quack(address: dict[str, str], secrets: Path) -> None:
     """A client that is not ours, and checks nothing itself."""
     send = "FROM quack_query(?, ?, token := ?, disable_ssl := true)"
     with connect() as con:
@@ -149,6 +153,12 @@ def straight_over_quack(address: dict[str, str]) -> None:
         for sql in REFUSED:
             with pytest.raises(duckdb.Error):
                 print(sql, con.execute(send, [address["quack"], sql, address["token"]]).fetchall())
+        for sql in (f"IMPORT DATABASE '{secrets}'", f"SELECT 1; IMPORT DATABASE '{secrets}'"):
+            with pytest.raises(duckdb.Error) as refused:
+                con.execute(send, [address["quack"], sql, address["token"]]).fetchall()
+            # Parsing it is reading it.
+            assert "sesame" not in str(refused.value)
+            assert str(secrets) not in str(refused.value)
         for token in ("", "wrong", address["token"][:-1]):
             with pytest.raises(duckdb.Error):
                 con.execute(send, [address["quack"], "SELECT 1", token]).fetchall()

@@ -2,7 +2,9 @@
 
 import pyarrow as pa
 import pytest
-from messages import T0, changed, click, decoder, order, raw_of, reasons, table, wire
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from messages import T0, changed, click, decoder, order, raw, raw_of, reasons, table, wire
 
 NEW = 77
 
@@ -180,3 +182,79 @@ def test_a_list_that_claims_more_than_there_is_ends_at_once(items):
     newer["fields"].insert(0, {"name": "g", "type": "bytes"})
     value = b"\0\0\0\0\x4d" + b"\0" + b"\xfe" + b"\xff" * 8 + b"\x01" + b"\0" * 20
     assert reasons("clicks", value, more={NEW: newer}) == ["truncated"]
+
+
+def nested(name: str, inner: object) -> dict[str, object]:
+    return {"name": name.lower(), "type": {"type": "record", "name": name, "fields": inner}}
+
+
+def node(next_type: object) -> dict[str, object]:
+    return nested("Node", [{"name": "next", "type": next_type}])
+
+
+ENDLESS = {
+    "a type that holds itself": ([node("Node")], b""),
+    "twice the last": (
+        [nested("A0", []), *(nested(f"A{i}", [{"name": n, "type": f"A{i - 1}"} for n in "xy"]) for i in range(1, 40))],
+        b"",
+    ),
+    "a list of a named type without bytes": (
+        [nested("Empty", []), {"name": "l", "type": {"type": "array", "items": "Empty"}}],
+        b"\xfe" + b"\xff" * 8 + b"\x01",
+    ),
+    "a list of records with a part without bytes": (
+        [{"name": "l", "type": {"type": "array", "items": nested("R", [
+            {"name": "b", "type": "boolean"}, {"name": "n", "type": {"type": "fixed", "name": "F", "size": 0}}])["type"]}}],
+        b"\x02\x01\0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_schema_whose_data_could_not_be_read_to_an_end_is_refused(case):
+    fields, more = ENDLESS[case]
+    newer = changed("clicks", lambda f: f.extend(fields))
+    value = wire("clicks", click(0), schema_id=NEW) + more
+    assert reasons("clicks", value, more={NEW: newer})[0] in ("incompatible_schema", "bad_avro")
+
+
+@pytest.mark.parametrize("deep", [3, 10_000, 1_000_000])
+def test_a_datum_as_deep_as_you_like_kills_no_process(deep):
+    """Read by compiled code, the deepest ended it with a segmentation fault, and each start after it."""
+    newer = changed("clicks", lambda f: f.append(node(["null", "Node"])))
+    value = wire("clicks", click(0), schema_id=NEW) + b"\x02" * deep + b"\0"
+    assert reasons("clicks", value, more={NEW: newer}) == ([] if deep == 3 else ["bad_avro"])
+
+
+kinds = st.recursive(
+    st.sampled_from(
+        ["null", "boolean", "int", "long", "float", "double", "bytes", "string", "Node", "Nowhere", "", 5, None, {}]
+    )
+    | st.sampled_from(["a", "event_id"]).map(lambda n: {"type": "fixed", "name": n, "size": 0})
+    | st.just({"type": "enum", "name": "E", "symbols": ["A"]})
+    | st.sampled_from(["decimal", "timestamp-millis", "uuid", "nothing"]).map(
+        lambda n: {"type": "long", "logicalType": n}
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        inner.map(lambda t: {"type": "array", "items": t}),
+        inner.map(lambda t: {"type": "map", "values": t}),
+        inner.map(lambda t: {"type": t}),
+        st.lists(st.tuples(st.sampled_from(["x", "y", "event_id"]), inner), max_size=3).map(
+            lambda fields: {"type": "record", "name": "Node", "fields": [{"name": n, "type": t} for n, t in fields]}
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(place=st.integers(0, 10), kind=kinds, tail=st.binary(max_size=12))
+def test_whatever_is_called_a_schema_each_message_has_its_account(place, kind, tail):
+    odd = changed(
+        "clicks", lambda f: f.insert(place, {"name": "odd", "type": kind}) if place < 10 else f[3].update(type=kind)
+    )
+    values = [wire("clicks", click(i), schema_id=NEW) + tail for i in range(3)]
+    out = decoder("clicks", {NEW: odd}).decode(raw("clicks", values, [b"u0", b"u1", b"u2"]))
+    assert out.events.num_rows + out.dead.num_rows == 3
+    out.events.validate(full=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,6 +54,33 @@ def test_its_log_and_port_outlive_a_restart(settings):
     assert broker.start(settings).bootstrap == bootstrap
     assert log_range(settings, "clicks", 4) == before
     assert sum(high - low for low, high in before.values()) == 10
+
+
+def test_its_log_has_an_id_that_goes_with_the_log(settings):
+    ensure_topics(settings)
+    first = topic_ids(settings, ["orders", "clicks"])
+    assert None not in first.values()
+    broker.stop(settings)
+    broker.start(settings)
+    assert topic_ids(settings, ["orders", "clicks"]) == first
+    broker.stop(settings)
+    shutil.rmtree(settings.broker_dir / "data")
+    ensure_topics(settings)
+    assert topic_ids(settings, ["orders"])["orders"] not in {None, first["orders"]}
+    # Its address may be another TALLY_HOME's: who names it is told no id.
+    named = settings.model_copy(update={"bootstrap_servers": broker.start(settings).bootstrap})
+    assert topic_ids(named, ["orders"]) == {"orders": None}
+
+
+def test_each_start_of_it_is_told_from_the_last(settings):
+    assert broker.incarnation(settings) is None
+    broker.start(settings)
+    first = broker.incarnation(settings)
+    broker.start(settings)
+    assert broker.incarnation(settings) == first
+    broker.stop(settings)
+    broker.start(settings)
+    assert broker.incarnation(settings) not in {None, first}
 
 
 def test_many_that_start_it_at_once_find_the_same(settings):

@@ -10,9 +10,9 @@ import pytest
 from tallystream.views import sketches
 from tallystream.views.loader import load_view
 from tests.conformance.cases import run
+from tests.oracle.batch import database as at_once
 from tests.views.by_hand import bag
 from tests.views.test_every_shape import accepted
-from tests.views.test_every_shape import batch as at_once
 
 VIEW = (
     "SELECT window_start, approx_count_distinct(user_id) AS users, approx_quantile(price_cents, 0.9) AS dear, "

@@ -8,10 +8,10 @@ from tallystream.views.loader import load_view
 from tallystream.views.shapes.attribution import AttributionPlan
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.session import SessionPlan
+from tests.oracle.batch import database as at_once
 from tests.views.by_hand import bag
 from tests.views.shapes import SHAPES
 from tests.views.test_every_shape import LATENESS, accepted, freeze, logs_of, plans, shown
-from tests.views.test_every_shape import batch as at_once
 from tests.warehouse.stream import Stream
 
 CLICK = ("ann", "view", "p1", "x", "/a", 7)

@@ -44,7 +44,7 @@ def fill(path: Path, orders: int = 300) -> duckdb.DuckDBPyConnection:
     con.execute(
         "INSERT INTO ledger.offsets (topic, partition, start_offset, next_offset) SELECT 'clicks', i, 0, 0 FROM range(2) r(i)"
     )
-    con.execute("INSERT INTO ledger.offsets VALUES ('orders', 0, 0, 0, ?, 0, 0, 0, 0, 0, 0)", [NOW])
+    con.execute("INSERT INTO ledger.offsets VALUES ('orders', 0, 0, 0, ?, 0, 0, 0, 0, 0, 0, 4, 'd1', NULL)", [NOW])
     for number in range(3):
         add(con, orders // 3, number)
     blob = bytes(range(256))
