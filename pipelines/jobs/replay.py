@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from pipelines.tally import REWRITE, Tally, told
+from pipelines.tally import REWRITE, Tally, still_wanted, told
 from tallystream.errors import UsageError
 from tallystream.replay import api
 from tallystream.replay.request import ReplayRequest
@@ -100,7 +100,7 @@ def _time(field: str, text: str | None) -> datetime | None:
 def replay_range(context: dg.OpExecutionContext, config: ReplayConfig, tally: Tally) -> None:
     """Counts by view, the first changed cells, and where all of them lie, go into the op's metadata."""
     with told():
-        done = api.replay(tally.settings(), config.request())
+        done = api.replay(tally.settings(), config.request(), lambda *_: still_wanted(), still_wanted)
     metadata: dict[str, Any] = {
         "mode": done.mode,
         "messages": done.messages,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,8 +67,15 @@ class _Live:
     rows: dict[str, pa.Table]
 
 
-def replay(settings: Settings, request: ReplayRequest, progress: Progress | None = None) -> ReplayResult:
+def replay(
+    settings: Settings,
+    request: ReplayRequest,
+    progress: Progress | None = None,
+    permit: Callable[[], None] = lambda: None,
+) -> ReplayResult:
     """Replays a range in a sandbox; compares it with the live views (diff), and swaps the difference in (promote).
+
+    `permit` is called before production is changed; what it raises leaves production as it is.
 
     Raises:
         UsageError: the range does not exist.
@@ -108,6 +115,7 @@ def replay(settings: Settings, request: ReplayRequest, progress: Progress | None
         raise
     con.close()
     if request.mode == "promote":
+        permit()
         promote(settings, result)
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import pytest
 from pipelines.catalog import catalog, model_key
 from pipelines.checks import gx
 from pipelines.definitions import defs
+from tallystream.cli.processes import UP, mark_of_self
+from tallystream.settings import Settings
 from tallystream.store.objects import open_store
+from tallystream.topics import broker
 from tallystream.warehouse.archive_index import load, partitions
 from tallystream.warehouse.manifest import catalog as snapshots
 from tallystream.warehouse.status import collect
@@ -238,6 +242,33 @@ def test_an_error_that_a_person_can_mend_is_one_sentence(
     monkeypatch.delenv("TALLY_OBJECT_STORE", raising=False)
     assert "tally run" in failure(run("snapshot", instance))
     assert "no snapshot" in failure(run("restore_drill", instance))
+
+
+def test_a_job_uses_a_broker_that_runs_and_starts_none(
+    plant: Plant, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that outlived its `tally up` started the embedded broker anew, and nobody was left to stop it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    plant.tally("snapshot")
+    monkeypatch.setenv("TALLY_OBJECT_STORE", plant.settings.store_url)
+    monkeypatch.setenv("TALLY_HOME", str(home))
+    monkeypatch.delenv("TALLY_BOOTSTRAP_SERVERS", raising=False)
+    plant.tally("restore")
+    for job in ("archive", "replay", "restore_drill"):
+        assert "`tally broker start`" in failure(run(job, instance))
+    assert broker.status(Settings(home=home)) is None and not (home / "broker").exists()
+
+
+def test_a_run_whose_up_is_gone_promotes_nothing(
+    plant: Plant, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent was killed, so it cancelled nothing; a pid that another process has now is not the parent."""
+    config = {"ops": {"replay_range": {"config": {"mode": "promote"}}}}
+    monkeypatch.setenv(UP, mark_of_self()[UP])
+    assert run("replay", instance, run_config=config).success
+    monkeypatch.setenv(UP, f"{os.getpid()}:1")
+    assert "has ended; nothing was rewritten" in failure(run("replay", instance, run_config=config))
 
 
 def test_parity_and_drill_see_a_row_that_was_changed(plant: Plant, instance: dg.DagsterInstance) -> None:
