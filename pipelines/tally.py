@@ -8,7 +8,7 @@ import dagster as dg
 
 from tallystream import settings as environment
 from tallystream.cli.processes import outlived
-from tallystream.errors import TallyError
+from tallystream.errors import TallyError, UsageError
 from tallystream.settings import Settings
 from tallystream.store.objects import Store, open_store
 
@@ -53,6 +53,17 @@ def still_wanted() -> None:
         raise TallyError(
             "the `tally up` that this run belongs to has ended; nothing was rewritten: start it, and run this again"
         )
+
+
+def at_least(least: float, **values: float) -> None:
+    """Bounds of a form's numbers, said in a sentence of the first step.
+
+    Raises:
+        UsageError: one is below.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UsageError(f"{name} is {value}; say {least} or more")
 
 
 @contextmanager

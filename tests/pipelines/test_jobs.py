@@ -102,9 +102,9 @@ def test_snapshots_expire_as_the_form_says(plant: Plant, instance: dg.DagsterIns
     assert facts(run("snapshot", instance, run_config=config), dg.AssetKey(["recovery", "snapshot"]))["expired"] >= 1
     assert len(snapshots(open_store(plant.settings), None)) == 1
     config["ops"]["recovery__snapshot"]["config"]["keep_last"] = 0
-    refused = run("snapshot", instance, run_config=config)
-    (step,) = [e for e in refused.all_events if e.event_type_value == "STEP_FAILURE"]
-    assert not refused.success and "keep_last" in step.event_specific_data.error.to_string()
+    assert failure(run("snapshot", instance, run_config=config)) == "keep_last is 0; say 1 or more"
+    forget = {"ops": {"forget_old_runs": {"config": {"event_days": -1.0}}}}
+    assert failure(run("compact", instance, run_config=forget)) == "event_days is -1.0; say 0 or more"
 
 
 def test_a_drill_reads_the_tail_while_the_stream_runs(plant: Plant, instance: dg.DagsterInstance) -> None:
