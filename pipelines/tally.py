@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from tallystream import settings as environment
-from tallystream.errors import TallyError
+from tallystream.cli.processes import outlived
+from tallystream.errors import TallyError, UsageError
 from tallystream.settings import Settings
 from tallystream.store.objects import Store, open_store
 
@@ -20,7 +21,7 @@ HOURS = dg.HourlyPartitionsDefinition(start_date="2019-10-01-00:00", timezone="U
 
 
 class Tally(dg.ConfigurableResource):  # type: ignore[misc]
-    """Reads TALLY_* anew each time: a run lives shorter than its environment."""
+    """Reads TALLY_* anew each time: a run lives shorter than its environment. Starts no broker."""
 
     def settings(self) -> Settings:
         """The settings of the environment.
@@ -28,7 +29,7 @@ class Tally(dg.ConfigurableResource):  # type: ignore[misc]
         Raises:
             SettingsError: a variable is malformed.
         """
-        return environment.load()
+        return environment.load(environment.GuestSettings)
 
     def store(self) -> Store:
         """The object store of archive and snapshots."""
@@ -38,6 +39,31 @@ class Tally(dg.ConfigurableResource):  # type: ignore[misc]
 def now() -> datetime:
     """UTC, naive: as the warehouse has times."""
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+def still_wanted() -> None:
+    """For a run that reads for minutes and rewrites then: the `tally up` that it belongs to still runs.
+
+    A killed `up` can cancel nothing, and Dagster leaves a run in flight until it is done.
+
+    Raises:
+        TallyError: it has ended.
+    """
+    if outlived():
+        raise TallyError(
+            "the `tally up` that this run belongs to has ended; nothing was rewritten: start it, and run this again"
+        )
+
+
+def at_least(least: float, **values: float) -> None:
+    """Bounds of a form's numbers, said in a sentence of the first step.
+
+    Raises:
+        UsageError: one is below.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UsageError(f"{name} is {value}; say {least} or more")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +25,8 @@ class Settings(BaseSettings):
 
     # An empty variable is one that is not set: an empty TALLY_HOME would be the folder one happens to stand in.
     model_config = SettingsConfigDict(env_prefix="TALLY_", frozen=True, extra="ignore", env_ignore_empty=True)
+    # Whether a client that finds no embedded broker starts one.
+    starts_broker: ClassVar[bool] = True
 
     home: Path = Path(".tally")
     bootstrap_servers: str | None = None
@@ -93,14 +96,23 @@ class Settings(BaseSettings):
         }
 
 
-def load() -> Settings:
+class GuestSettings(Settings):
+    """For who looks at a stream and must not keep it up: the embedded broker is used where it runs, never started.
+
+    A run of Dagster that outlived its `tally up` started the broker anew, and nobody was left to stop it.
+    """
+
+    starts_broker: ClassVar[bool] = False
+
+
+def load(kind: type[Settings] = Settings) -> Settings:
     """Reads the environment.
 
     Raises:
         SettingsError: a variable is malformed, with its name and what is allowed.
     """
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         problems = []
         for item in error.errors():

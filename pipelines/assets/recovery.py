@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from pipelines.catalog import catalog, view_key
-from pipelines.tally import SNAPSHOT, Tally, now, seconds, told
+from pipelines.tally import SNAPSHOT, Tally, at_least, now, seconds, told
 from tallystream.store.seal import key_from_environment
 from tallystream.warehouse.drill import drill
 from tallystream.warehouse.manifest import catalog as stored
@@ -20,8 +20,8 @@ OWNER = "team:streaming"
 class SnapshotConfig(dg.Config):  # type: ignore[misc]
     """What stays in the store after a snapshot."""
 
-    keep_last: int = Field(96, ge=1, description="Snapshots kept in any case: the newest whole ones. 96 are a day.")
-    keep_days: float = Field(7.0, ge=0, description="Days for which the others are kept too.")
+    keep_last: int = Field(96, description="Snapshots kept in any case: the newest whole ones. 96 are a day.")
+    keep_days: float = Field(7.0, description="Days for which the others are kept too.")
 
 
 @dg.asset(
@@ -42,6 +42,8 @@ def snapshot(config: SnapshotConfig, tally: Tally) -> dg.MaterializeResult:
     """One committed state of the warehouse: rows, offsets and view definitions, manifest last; the stream goes on meanwhile."""
     began = time.monotonic()
     with told():
+        at_least(1, keep_last=config.keep_last)
+        at_least(0, keep_days=config.keep_days)
         settings, store = tally.settings(), tally.store()
         name = take_snapshot(settings, store)
         took = time.monotonic() - began

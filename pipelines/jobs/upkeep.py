@@ -9,7 +9,7 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from pydantic import Field
 
 from pipelines.assets.archive import archived
-from pipelines.tally import ARCHIVE, REWRITE, Tally, now, seconds, told
+from pipelines.tally import ARCHIVE, REWRITE, Tally, at_least, now, seconds, told
 from tallystream.warehouse.archive_merge import merge_archive
 from tallystream.warehouse.operate import compact_now
 
@@ -34,7 +34,9 @@ restore_drill = dg.define_asset_job(
 quality = dg.define_asset_job(
     "quality",
     selection=dg.AssetSelection.all_asset_checks()
-    - dg.AssetSelection.checks_for_assets(["recovery", "snapshot"], ["recovery", "restore_drill"]),
+    - dg.AssetSelection.checks_for_assets(
+        ["recovery", "snapshot"], ["recovery", "restore_drill"], ["recovery", "backfill"]
+    ),
     description="All checks of topics, views and models: accounts, parity, freshness and the suites of Great Expectations.",
 )
 
@@ -42,10 +44,8 @@ quality = dg.define_asset_job(
 class ForgetConfig(dg.Config):  # type: ignore[misc]
     """What the control plane forgets of itself."""
 
-    run_days: float = Field(RUN_DAYS, ge=0, description="Days for which finished runs of Dagster are kept.")
-    event_days: float = Field(
-        EVENT_DAYS, ge=0, description="Days for which reports of sensors are kept: the plots' length."
-    )
+    run_days: float = Field(RUN_DAYS, description="Days for which finished runs of Dagster are kept.")
+    event_days: float = Field(EVENT_DAYS, description="Days for which reports of sensors are kept: the plots' length.")
 
 
 @dg.op(pool=REWRITE, description="Moves final rows from hot to cold tables, shortens old books, checkpoints the file.")
@@ -78,6 +78,8 @@ def merge_archive_files(context: dg.OpExecutionContext, tally: Tally) -> None:
 @dg.op(description="Removes old finished runs; Dagster itself keeps them for ever.")
 def forget_old_runs(context: dg.OpExecutionContext, config: ForgetConfig) -> None:
     """Ticks have their retention in dagster.yaml; runs have none there."""
+    with told():
+        at_least(0, run_days=config.run_days, event_days=config.event_days)
     before = now() - timedelta(days=config.run_days)
     finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     wanted = dg.RunsFilter(statuses=finished, created_before=before)

@@ -5,6 +5,7 @@ import os
 import re
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from pipelines.sensors.tell import tell
 from pipelines.tally import Tally
@@ -25,13 +26,16 @@ def run_failure(context: dg.RunFailureSensorContext) -> None:
     steps = context.get_step_failure_events()
     error = steps[0].step_failure_data.error if steps else None
     failure = steps[0].step_failure_data.user_failure_data if steps else None
-    told = (
-        (failure.description if failure else None)
-        or (error.message.strip() if error else None)
-        or context.failure_event.message
-    )
+    told = (failure.description if failure else None) or _first_cause(error) or context.failure_event.message
     run = context.dagster_run
     tell(environment.load(), "run_failure", "error", f"{run.job_name} run {run.run_id} failed: {told}", context.log)
+
+
+def _first_cause(error: SerializableErrorInfo | None) -> str | None:
+    """What went wrong at first: Dagster's own 'Error occurred while executing op' is around it, and says nothing."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else None
 
 
 @dg.sensor(

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import httpx
 
+from tallystream.cli.processes import become_child, end_session, mark_of_self
 from tallystream.errors import TallyError
 from tallystream.settings import PROJECT, Settings
 
+RUNS = 20.0  # seconds for runs in flight to end as cancelled: a step stops where it is, after its query
 STOP = 75.0  # seconds: Dagster gives its own processes 60
-PR_SET_PDEATHSIG = 1
+LEFT = 10.0  # seconds for code servers, which notice that Dagster has gone by themselves
+IN_FLIGHT = """
+    { runsOrError(filter: {statuses: [NOT_STARTED, QUEUED, STARTING, STARTED, CANCELING]}) {
+        ... on Runs { results { runId status } } } }
+"""
+TERMINATE = """
+    mutation ($runs: [String!]!) { terminateRuns(runIds: $runs, terminatePolicy: SAFE_TERMINATE) { __typename } }
+"""
 
 
 def installed() -> bool:
@@ -43,7 +50,11 @@ class ControlPlane:
         shutil.copyfile(PROJECT / "dagster.yaml", self.home / "dagster.yaml")
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(PROJECT / "workspace.yaml")]
         command += ["-h", "127.0.0.1", "-p", self.url.rsplit(":", 1)[1]]
-        environment = {**os.environ, "TALLY_HOME": str(self._settings.root), "DAGSTER_HOME": str(self.home)}
+        environment = {
+            **os.environ,
+            "TALLY_HOME": str(self._settings.root),
+            "DAGSTER_HOME": str(self.home),
+        } | mark_of_self()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -81,41 +92,43 @@ class ControlPlane:
             time.sleep(0.1)
 
     def stop(self) -> int | None:
-        """Ends it in good order, its runs and servers too; after a while, hard. Returns its exit code."""
+        """Ends it in good order: its runs first, then its services; after a while, hard. Returns its exit code.
+
+        Dagster itself leaves a run in flight, with its code server, until it is done: without the cancelling a
+        replay would go on for hours after the stream and its broker, and promote then.
+        """
         if self._process is None:
             return None
         if self._process.poll() is None:
+            self._cancel_runs(time.monotonic() + RUNS)
             self._process.terminate()
             try:
                 self._process.wait(STOP)
             except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.kill()
                 self._process.wait()
+        end_session(self._process.pid, LEFT)
         return self._process.returncode
 
+    def _cancel_runs(self, deadline: float) -> None:
+        """Cancels what is queued or running, and waits for it; what does not answer is ended with its session."""
+        try:
+            while time.monotonic() < deadline:
+                runs = self._ask(IN_FLIGHT)["runsOrError"]["results"]
+                if not runs:
+                    return
+                # Asked again while they do not say so: one that is just starting cannot be cancelled yet.
+                waiting = [r["runId"] for r in runs if r["status"] != "CANCELING"]
+                if waiting:
+                    self._ask(TERMINATE, runs=waiting)
+                time.sleep(0.5)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return
 
-def become_child() -> None:
-    """Runs in a new child before its program: signals as a person's shell would have them, and death with the parent.
-
-    A script's `tally up &` ignores SIGINT, children inherit that, and Dagster gives SIGTERM the handler of SIGINT:
-    it could then only be killed. A parent that was killed can end nobody, so the kernel tells its children.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if _prctl is not None:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def _find_prctl() -> ctypes._NamedFuncPointer | None:
-    try:
-        found = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    return found if Path("/proc").exists() else None
-
-
-# Looked up before a fork: after it, loading a library may wait for ever for a lock that another thread held.
-_prctl = _find_prctl()
+    def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=10.0)
+        found: dict[str, Any] = answer.raise_for_status().json()["data"]
+        return found
 
 
 def _free_port() -> int:

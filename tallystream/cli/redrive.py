@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tallystream import settings as environment
-from tallystream.errors import WarehouseError
-from tallystream.settings import Settings
 
 # Account -> what a person should know about the rows in it.
 MEANING = {
@@ -44,26 +41,13 @@ def redrive(
     Dead letters are decoded again: their schema may be known now. Copies of events that were applied stay out.
     Windows that were final are amended. The rows stay where they are; ledger.redriven tells which are in the views.
     """
-    s = environment.load()
-    if not s.warehouse.exists():
-        raise WarehouseError(f"there is no warehouse at {s.warehouse}, so nothing to redrive; `tally run` comes first")
-    done = _drive(s, {"kind": kind.value, "where": where})
+    # Imported here: the help of the command needs neither DuckDB nor librdkafka.
+    from tallystream.warehouse.operate import redrive_now
+
+    done = redrive_now(environment.load(), kind.value, where)
     if as_json:
         typer.echo(json.dumps(done, indent=2))
         return
     for account, meaning in MEANING.items():
         if done[account] or account == "applied":
             typer.echo(f"{done[account]:>9,} {account:<12} {meaning}")
-
-
-def _drive(s: Settings, body: dict[str, Any]) -> dict[str, Any]:
-    # Imported here: the help of the command needs neither DuckDB nor librdkafka.
-    from tallystream.cli.control import ask_writer
-    from tallystream.cli.supervise import open_prepared, run_lock
-    from tallystream.warehouse.actions import recovery_actions
-
-    answer = ask_writer(s, "redrive", body)
-    if answer is not None:
-        return answer
-    with run_lock(s), open_prepared(s) as con:
-        return recovery_actions(con, s, contextlib.nullcontext(), live=False)["redrive"](body)

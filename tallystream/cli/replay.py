@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tallystream import settings as environment
-from tallystream.errors import UsageError
 
 if TYPE_CHECKING:
     from tallystream.replay.api import ReplayResult
@@ -78,7 +76,7 @@ def replay(
     """
     # Imported here: the help of the command needs neither DuckDB nor librdkafka.
     from tallystream.replay import api
-    from tallystream.replay.request import ReplayRequest
+    from tallystream.replay.request import ReplayRequest, time_of
 
     s = environment.load()
     if undo is not None:
@@ -91,8 +89,8 @@ def replay(
         tuple(partition) if partition else None,
         from_offset,
         to_offset,
-        _time(from_time),
-        _time(to_time),
+        time_of("--from-time", from_time),
+        time_of("--to-time", to_time),
         time_kind.value,
         source.value,
         views,
@@ -107,16 +105,6 @@ def replay(
         typer.echo(json.dumps({**result.as_dict(), "changes": cells}, indent=2, default=str))
     else:
         _show(s, result)
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{text} is no time; write 2026-11-24T10:00:00Z") from None
-    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
 def _show(s: Settings, result: ReplayResult) -> None:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -44,8 +45,18 @@ HEALTHY = 60.0  # a run that lived as long begins to count anew
 class Supervisor:
     """One `tally run`, from its preparation to its exit code."""
 
-    def __init__(self, settings: Settings, views_dir: Path | None, workers: int, until_end: bool, console: Console):
+    def __init__(
+        self,
+        settings: Settings,
+        views_dir: Path | None,
+        workers: int,
+        until_end: bool,
+        console: Console,
+        before_stop: Callable[[], object] = lambda: None,
+    ):
+        """`before_stop`: what must end while the writer still answers; called once a stop is asked for."""
         self._settings = settings
+        self._before_stop = before_stop
         self._views_dir = views_dir
         self._workers = workers
         self._until_end = until_end
@@ -154,6 +165,7 @@ class Supervisor:
                         # An error that the user can mend was printed by the process that met it.
                         return 1 if 1 in failed else abs(failed[0])
                     if self._stopping and asked is None:
+                        self._before_stop()
                         asked = time.monotonic()
                         for p in processes:
                             p.terminate()

@@ -32,7 +32,8 @@ def up(
     Query from another terminal: `tally sql "SELECT * FROM revenue_per_minute"`. Ctrl-C and SIGTERM end all of it in
     good order, the embedded broker too when this started it.
     """
-    from tallystream.cli.control_plane import ControlPlane, become_child, installed
+    from tallystream.cli.control_plane import ControlPlane, installed
+    from tallystream.cli.processes import become_child
     from tallystream.cli.supervise import Supervisor
     from tallystream.topics import broker
     from tallystream.topics.client import ensure_topics, kafka_config
@@ -40,6 +41,8 @@ def up(
     console = Console(stderr=True)
     s = environment.load()
     with contextlib.ExitStack() as stack:
+        plane = ControlPlane(s, port) if ui and installed() else None
+        # The broker last: whoever still lived could start it anew.
         if s.bootstrap_servers is None and broker.status(s) is None:
             stack.callback(broker.stop, s)
         console.print(f"broker  {kafka_config(s)['bootstrap.servers']}")
@@ -62,15 +65,15 @@ def up(
             )
             stack.callback(_end, shop)
             console.print(f"shop    {rate} events/s")
-        if ui and installed():
-            plane = ControlPlane(s, port)
+        if plane is not None:
             stack.callback(plane.stop)
             plane.start()
             threading.Thread(target=_announce, args=(plane, console), daemon=True).start()
         elif ui:
             console.print("ui      Dagster is not installed: no web UI; `make setup` installs it")
         console.print("stream  starting; query it from another terminal: [bold]tally sql[/]; Ctrl-C stops all")
-        code = Supervisor(s, None, 1, False, console).run()
+        # Dagster first: a run that asks the writer is cancelled, not failed by a writer that went away.
+        code = Supervisor(s, None, 1, False, console, before_stop=plane.stop if plane else lambda: None).run()
         console.print("stopping")
     raise typer.Exit(code)
 

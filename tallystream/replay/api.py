@@ -1,12 +1,12 @@
-"""Replay, promote, undo, backfill: what the command line and the control plane call."""
+"""Replay, promote, undo: what the command line and the control plane call."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,34 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tallystream.errors import TallyError, WarehouseError
+from tallystream.errors import TallyError, UsageError
 from tallystream.replay.diff import SCHEMA, ViewDiff, compare, region_of, write
 from tallystream.replay.engine import Progress, Region, narrowed, open_sandbox, rules_of, run
-from tallystream.replay.request import Key, ReplayRequest, Source, resolve
+from tallystream.replay.live import Live, definitions, kept_plans, read_live
+from tallystream.replay.request import Available, ReplayRequest, resolve
 from tallystream.settings import Settings
 from tallystream.store.objects import open_store
 from tallystream.views.loader import load_views
-from tallystream.views.plan import ViewPlan, quote
+from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.archive_read import FullHistory
 from tallystream.warehouse.operate import promote_now, undo_now
 from tallystream.warehouse.promote import Change, save_change
-from tallystream.warehouse.read import open_reader
-from tallystream.warehouse.redrive import plan_of
-from tallystream.warehouse.redriven import TABLE, exists, seed
+from tallystream.warehouse.redriven import TABLE, TABLES, exists, seed
+from tallystream.warehouse.swap import Slice
 
-HAS_REDRIVEN = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'ledger' AND table_name = 'redriven'"
+TOTALS = (
+    "it has no windows: its rows of all times differ, and cannot be swapped beside events that come; stop the stream and "
+    "`tally replay --mode promote` over everything, or let `tally run` build it anew"
+)
 
 
 @dataclass
 class ReplayResult:
     """What a replay did; every field is JSON.
 
-    `sandbox`: its DuckDB file. `views`: see `ViewDiff`, empty in mode sandbox. `promotion`: the id to undo it by;
-    None when nothing was promoted.
+    `sandbox`: its DuckDB file. `views`: see `ViewDiff`, empty in mode sandbox. `views_to_swap`: how many have rows to be swapped.
+    `promotion`: the id to undo it by; None when nothing was promoted. `late`: of a backfill, what became of the late events
+    of its hours, see `Summary`; None when they were not asked for.
     """
 
     mode: str
@@ -50,44 +54,43 @@ class ReplayResult:
     diff: str | None = None
     promotion: int | None = None
     not_promoted: dict[str, str] = field(default_factory=dict)
+    views_to_swap: int = 0
+    late: dict[str, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Live:
-    """One committed state of the warehouse: offsets, watermarks, rules, redriven rows and the rows of views."""
-
-    tallied: dict[Key, tuple[int, int]]
-    watermarks: dict[str, datetime | None]
-    rules: list[tuple[Any, ...]]
-    redriven: pa.Table | None
-    rows: dict[str, pa.Table]
-
-
-def replay(settings: Settings, request: ReplayRequest, progress: Progress | None = None) -> ReplayResult:
+def replay(
+    settings: Settings,
+    request: ReplayRequest,
+    progress: Progress | None = None,
+    permit: Callable[[], None] = lambda: None,
+) -> ReplayResult:
     """Replays a range in a sandbox; compares it with the live views (diff), and swaps the difference in (promote).
+
+    `permit` is called before production is changed; what it raises leaves production as it is.
 
     Raises:
         UsageError: the range does not exist.
         TallyError: the source cannot give it, or a promotion was refused; production is as it was.
     """
+    request.check()
     comparing = request.mode != "sandbox"
-    definitions = _definitions(settings, comparing)
-    plans = load_views(request.views_dir) if request.views_dir else _kept(definitions)
-    left_out = _left_out(plans, definitions, request) if comparing else []
+    found = definitions(settings, comparing)
+    plans = load_views(request.views_dir) if request.views_dir else kept_plans(found)
+    left_out = _left_out(plans, found, request) if comparing else []
     plans = {n: p for n, p in plans.items() if n not in {v.view for v in left_out}}
-    live = _read_live(settings, definitions, list(plans) if comparing else [])
-    spans = resolve(settings, request, live.tallied)
+    live = read_live(settings, found, list(plans) if comparing else [])
+    spans = resolve(settings, request, live.tallied, live.times)
     folder = _folder(settings)
     store = open_store(settings)
     con = open_sandbox(folder / "tally.duckdb")
     try:
         done = run(con, settings, store, request, spans, rules_of(live.rules), plans, comparing, progress)
         if comparing and live.redriven is not None and live.redriven.num_rows:
-            _seed(con, settings, plans, live.redriven, FullHistory(settings, store))
+            _seed(con, settings, plans, live, FullHistory(settings, store))
         result = ReplayResult(
             request.mode,
             str(folder / "tally.duckdb"),
@@ -101,13 +104,14 @@ def replay(settings: Settings, request: ReplayRequest, progress: Progress | None
         )
         if comparing:
             result.views = [v.as_dict() for v in left_out]
-            _compare(con, live, definitions, plans, done.regions, request, folder, result)
+            _compare(con, live, found, plans, done.regions, request, folder, result)
     except BaseException:
         con.close()
         shutil.rmtree(folder, ignore_errors=True)
         raise
     con.close()
     if request.mode == "promote":
+        permit()
         promote(settings, result)
     return result
 
@@ -118,9 +122,11 @@ def promote(settings: Settings, result: ReplayResult) -> ReplayResult:
     Raises:
         WarehouseError: the live rows are not those that were compared any more; nothing was changed.
     """
-    if result.cells:
+    result.mode = "promote"
+    if result.views_to_swap:
         done = promote_now(settings, Path(result.sandbox).parent)
-        result.promotion, result.not_promoted = done["id"], done["refused"]
+        result.promotion = done["id"]
+        result.not_promoted |= done["refused"]
     return result
 
 
@@ -131,40 +137,6 @@ def undo(settings: Settings, promotion: int) -> dict[str, Any]:
         WarehouseError: there is no such promotion, it was undone, or its rows have changed since.
     """
     return undo_now(settings, promotion)
-
-
-def backfill(
-    settings: Settings,
-    from_time: datetime,
-    to_time: datetime,
-    views: Sequence[str] | None = None,
-    source: Source = "archive",
-    progress: Progress | None = None,
-) -> ReplayResult:
-    """Recomputes the windows within [from_time, to_time), and promotes what differs; definitions are the warehouse's.
-
-    `views`: their names; None: all.
-
-    Raises:
-        TallyError: as `replay`.
-    """
-    names = None if views is None else tuple(views)
-    return replay(
-        settings, ReplayRequest("promote", from_time=from_time, to_time=to_time, source=source, views=names), progress
-    )
-
-
-def _definitions(settings: Settings, comparing: bool) -> dict[str, tuple[str, str]]:
-    """View -> (version, SQL) of those that are live."""
-    with open_reader(settings) as reader:
-        found = reader.rows("SELECT name, version, sql FROM ledger.views WHERE status = 'live' ORDER BY name")[2]
-        resets = reader.rows("SELECT count(*) FROM ledger.resets")[2][0][0]
-    if resets and comparing:
-        raise WarehouseError(
-            "offsets of this warehouse were reset by hand (ledger.resets): the log read again would not give its rows; "
-            "replay in mode sandbox, or rebuild the views"
-        )
-    return {name: (version, sql) for name, version, sql in found}
 
 
 def _left_out(
@@ -185,67 +157,22 @@ def _left_out(
     return found
 
 
-def _read_live(settings: Settings, definitions: Mapping[str, tuple[str, str]], views: Sequence[str]) -> _Live:
-    """One query, one committed state.
-
-    Raises:
-        WarehouseError: a view was built anew in between.
-    """
-    parts = {
-        "offsets": "SELECT list(o) FROM (SELECT topic, partition, start_offset, next_offset FROM ledger.offsets WHERE retired_at IS NULL) o",
-        "marks": "SELECT list(w) FROM (FROM ledger.watermarks) w",
-        "rules": "SELECT list(r) FROM (FROM ledger.rules) r",
-        "definitions": "SELECT list(d) FROM (SELECT name, version FROM ledger.views WHERE status = 'live') d",
-    }
-    parts |= {f"view {n}": f"SELECT list(v) FROM (FROM main.{quote(n)}) v" for n in views}
-    with open_reader(settings) as reader:
-        if reader.rows(HAS_REDRIVEN)[2][0][0]:
-            parts["redriven"] = "SELECT list(r) FROM (FROM ledger.redriven) r"
-        table = reader.arrow("SELECT " + ", ".join(f"({sql}) AS {quote(name)}" for name, sql in parts.items()))
-    tables = {name: _rows(table[name]) for name in table.column_names}
-    versions = {d["name"]: d["version"] for d in tables["definitions"].to_pylist()}
-    for name in views:
-        if versions.get(name) != definitions[name][0]:
-            raise WarehouseError(f"view {name} was built anew a moment ago; replay again")
-    return _Live(
-        {(r["topic"], r["partition"]): (r["start_offset"], r["next_offset"]) for r in tables["offsets"].to_pylist()},
-        {r["topic"]: r["watermark"] for r in tables["marks"].to_pylist()},
-        [
-            (r["topic"], r["partition"], r["from_offset"], r["lateness"], r["horizon"], r["max_ahead"])
-            for r in tables["rules"].to_pylist()
-        ],
-        tables.get("redriven"),
-        {name: tables[f"view {name}"] for name in views},
-    )
-
-
-def _rows(column: pa.ChunkedArray) -> pa.Table:
-    """The rows of a list of structs in the one row that there is; NULL is no rows."""
-    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(column.combine_chunks().flatten())])
-
-
-def _kept(definitions: Mapping[str, tuple[str, str]]) -> dict[str, ViewPlan]:
-    plans = {}
-    for name, (version, sql) in definitions.items():
-        plans[name] = plan_of(name, sql)
-        if plans[name].version != version:
-            raise WarehouseError(f"view {name} was kept by another Tallystream; `tally run` rebuilds it, then replay")
-    return plans
-
-
 def _seed(
-    con: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    plans: Mapping[str, ViewPlan],
-    redriven: pa.Table,
-    history: FullHistory,
+    con: duckdb.DuckDBPyConnection, settings: Settings, plans: Mapping[str, ViewPlan], live: Live, history: FullHistory
 ) -> None:
     """Late and dead rows that were put into the live views belong to the replayed ones too."""
     if not exists(con):
         con.execute(TABLE)
-    con.register("live_redriven", redriven)
+    con.register("live_redriven", live.redriven)
     con.execute("INSERT INTO ledger.redriven BY NAME FROM live_redriven")
     con.unregister("live_redriven")
+    con.register("live_raw", live.raw)
+    for table in TABLES.values():
+        con.execute(
+            f"UPDATE {table} AS t SET key = r.key, value = r.value FROM live_raw r "
+            'WHERE t.topic = r.topic AND t.partition = r.partition AND t."offset" = r."offset"'
+        )
+    con.unregister("live_raw")
     con.execute("BEGIN")
     seed(con, settings, plans.values(), history)
     con.execute("COMMIT")
@@ -253,8 +180,8 @@ def _seed(
 
 def _compare(
     con: duckdb.DuckDBPyConnection,
-    live: _Live,
-    definitions: Mapping[str, tuple[str, str]],
+    live: Live,
+    found: Mapping[str, tuple[str, str]],
     plans: Mapping[str, ViewPlan],
     regions: Mapping[str, Region],
     request: ReplayRequest,
@@ -263,26 +190,41 @@ def _compare(
 ) -> None:
     parts, changes = [], []
     for name, plan in sorted(plans.items()):
-        region = narrowed(region_of(plan, regions), request.event_times)
-        told, cells = compare(con, plan, live.rows[name], region)
+        region = region_of(plan, regions)
+        if not (request.mends and plan.window is None):
+            region = narrowed(region, request.event_times)
+        standing = [p for p in live.promoted if p.view == name] if request.mends else []
+        told, cells = compare(con, plan, live.rows[name], Slice(region.after, region.before), standing)
         result.views.append(told.as_dict())
         parts.append(cells)
-        if told.differs:
-            changes.append(_change(live, definitions[name][0], plan, region))
+        if told.differs and request.mends and plan.window is None:
+            result.not_promoted[name] = TOTALS
+        elif told.differs:
+            rows = Slice(region.after, region.before, tuple(p.bounds for p in standing))
+            changes.append(_change(live, found[name][0], plan, rows))
+    # Of a backfill the views without windows are looked at whole; for others it is the range that must hold a row.
+    if not request.mends and not any(v["compared"] for v in result.views):
+        raise UsageError(_nothing(live, request, result))
     result.cells = write(folder / "diff.parquet", parts).num_rows
     result.diff = str(folder / "diff.parquet")
     for change in changes:
         save_change(con, change, live.rows[change.view], folder)
+    result.views_to_swap = len(changes)
 
 
-def _change(live: _Live, version: str, plan: ViewPlan, region: Region) -> Change:
+def _nothing(live: Live, request: ReplayRequest, result: ReplayResult) -> str:
+    why = "; ".join(f"{v['view']}: {v['left_out']}" for v in result.views if v["left_out"])
+    there = Available(live.tallied, live.times, {}).in_words("archive")
+    return (
+        "nothing was compared: no row of a live view is made of events of the range alone"
+        f"{f' ({why})' if why else ''}; tallied were {there}: widen the range, or replay in mode sandbox"
+    )
+
+
+def _change(live: Live, version: str, plan: ViewPlan, rows: Slice) -> Change:
     offsets = {f"{t}/{p}": until for (t, p), (_, until) in live.tallied.items() if t in plan.topics}
-    marks = [live.watermarks.get(t) for t in plan.topics]
-    known = [m for m in marks if m is not None]
-    mark = min(known) if len(known) == len(marks) else None
-    watermark = None if mark is None else (mark - datetime(1970, 1, 1)) // timedelta(microseconds=1)
     redriven = 0 if live.redriven is None else live.redriven.num_rows
-    return Change(plan.name, version, plan, region.after, region.before, offsets, watermark, redriven)
+    return Change(plan.name, version, plan, rows, offsets, live.watermark_of(plan), redriven)
 
 
 def cells_of(result: ReplayResult) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tallystream.replay.engine import Region
+from tallystream.replay.live import Promoted
 from tallystream.views.plan import ViewPlan, quote
 from tallystream.views.reach import keys_of, made_between
+from tallystream.warehouse.swap import Slice
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("view", "key", "column", "live", "replayed")] + [("kind", pa.string())]
@@ -24,6 +26,7 @@ class ViewDiff:
     """One view: rows compared, and rows added (only replayed), missing (only live) and changed.
 
     `events_after`, `events_before`: the rows compared are made of events strictly between, microseconds; None: unbounded.
+    `spared`: live rows between them that the promotions `promotions` made, and that were left alone.
     `left_out`: why nothing was compared, else None.
     """
 
@@ -34,6 +37,8 @@ class ViewDiff:
     changed: int = 0
     events_after: int | None = None
     events_before: int | None = None
+    spared: int = 0
+    promotions: tuple[int, ...] = ()
     left_out: str | None = None
 
     @property
@@ -56,14 +61,21 @@ def region_of(plan: ViewPlan, regions: Mapping[str, Region]) -> Region:
 
 
 def compare(
-    con: duckdb.DuckDBPyConnection, plan: ViewPlan, live: pa.Table, region: Region
+    con: duckdb.DuckDBPyConnection, plan: ViewPlan, live: pa.Table, rows: Slice, standing: Sequence[Promoted]
 ) -> tuple[ViewDiff, pa.Table]:
     """Compares `live` (the view's rows as the warehouse has them) with the view of the sandbox `con`.
 
-    Returns the counts and one row a changed cell; of added and missing rows one for each column that is no key.
+    What one of the promotions `standing` made is left alone. Returns the counts and one row a changed cell; of added and
+    missing rows one for each column that is no key.
     """
-    told = ViewDiff(plan.name, events_after=region.after, events_before=region.before)
-    where = made_between(plan, region.after, region.before)
+    told = ViewDiff(plan.name, events_after=rows.after, events_before=rows.before)
+    where = made_between(plan, rows.after, rows.before, [p.bounds for p in standing])
+    if standing and plan.window is None:
+        told.promotions = tuple(p.id for p in standing)
+        told.left_out = (
+            f"its rows are as promotion {standing[-1].id} made them; `tally replay --undo` puts the old ones back"
+        )
+        return told, SCHEMA.empty_table()
     common = [c for c in plan.types if c in live.column_names]
     keys = [k for k in keys_of(plan) if k in common]
     if where is None:
@@ -82,6 +94,13 @@ def compare(
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE a AS SELECT *, {numbered} FROM (SELECT {typed} FROM live_rows) WHERE {where}"
         )
+        if standing:
+            whole = made_between(plan, rows.after, rows.before)
+            left = con.execute(
+                f"SELECT count(*) FROM (SELECT {typed} FROM live_rows) WHERE ({whole}) AND NOT ({where})"
+            ).fetchone()
+            told.spared = left[0] if left else 0
+            told.promotions = tuple(p.id for p in standing) if told.spared else ()
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE b AS SELECT {made}, {numbered} FROM main.{quote(plan.name)} WHERE {where}"
         )

@@ -66,6 +66,23 @@ def incarnation(settings: Settings) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
+def address(settings: Settings) -> str:
+    """Where it listens; started on demand, unless these settings are a guest's.
+
+    Raises:
+        BrokerError: it does not come up, or it does not run and a guest starts none.
+    """
+    if settings.starts_broker:
+        return start(settings).bootstrap
+    running = status(settings)
+    if running is None:
+        raise BrokerError(
+            f"the embedded broker of {settings.root} does not run, and a job does not start it; nothing was read or changed: "
+            "`tally broker start` starts it, as do `tally run` and `tally up`"
+        )
+    return running.bootstrap
+
+
 def start(settings: Settings) -> Broker:
     """Starts the broker, or finds it running; it answers as Kafka before this returns.
 

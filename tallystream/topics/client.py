@@ -21,9 +21,9 @@ EMBEDDED_TOPIC = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.by
 
 
 def kafka_config(settings: Settings) -> dict[str, Any]:
-    """What every client needs: servers (the embedded broker is started on demand), security, sizes."""
+    """What every client needs: servers (the embedded broker may be started on demand), security, sizes."""
     return {
-        "bootstrap.servers": settings.bootstrap_servers or broker.start(settings).bootstrap,
+        "bootstrap.servers": settings.bootstrap_servers or broker.address(settings),
         # The embedded broker answers a fetch with more than was asked for.
         "receive.message.max.bytes": "2000000000",
         "log_level": "2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from tallystream.views.plan import ViewPlan, quote
 from tallystream.views.shapes.attribution import AttributionPlan
@@ -12,13 +13,14 @@ from tallystream.views.shapes.grouped import GroupedPlan
 def reach(plan: ViewPlan) -> tuple[str, str] | None:
     """SQL over a view's row: the times [from, to) of the events that can have made it; None when its columns do not tell."""
     if isinstance(plan, AttributionPlan):
-        times = [i for i, c in enumerate(plan.shape.left.columns) if c == "event_time"]
-        named = [o.name for o in plan.shape.outputs for i in times if o.sql == f"l{i}"]
-        if not named:
+        shape = plan.shape
+        times = [f"rows.l{i}" for i, c in enumerate(shape.left.columns) if c == "event_time"]
+        named = [quote(o.name) for o in shape.outputs if o.sql in times]
+        # Without a guard, or where it drops no row, the match of a row can be however long ago.
+        if not named or shape.guard is None or not shape.outer:
             return None
-        span = f"to_microseconds({max(plan.window.size, 0)})"
-        column = quote(named[0])
-        return f"{column} - {span}", f"{column} + {span} + to_microseconds(1)"
+        ends = (0, shape.bound, shape.guard)
+        return f"{named[0]} + to_microseconds({min(ends)})", f"{named[0]} + to_microseconds({max(ends) + 1})"
     if not isinstance(plan, GroupedPlan) or plan.window is None:
         return None
     named_by = {o.sql: quote(o.name) for o in plan.shape.outputs}
@@ -31,11 +33,20 @@ def reach(plan: ViewPlan) -> tuple[str, str] | None:
     return (f"{end} - {size}", end) if end else None
 
 
-def made_between(plan: ViewPlan, after: int | None, before: int | None) -> str | None:
+# Strictly between which event times, microseconds; None: unbounded.
+Bounds = tuple[int | None, int | None]
+
+
+def made_between(plan: ViewPlan, after: int | None, before: int | None, spared: Iterable[Bounds] = ()) -> str | None:
     """SQL over a view's row: all events that can have made it are strictly between, microseconds; None: unbounded.
 
-    None when the view's columns cannot tell that of any row.
+    Rows that are within one of `spared` are not meant. None when the view's columns cannot tell that of any row.
     """
+    others = [made_between(plan, *bounds) for bounds in spared]
+    if others:
+        told = [t for t in (made_between(plan, after, before), *others) if t is not None]
+        whole = len(told) > len(others)
+        return " AND ".join([f"({told[0]})", *(f"NOT ({t})" for t in told[1:])]) if whole else None
     if after is None and before is None:
         return "true"
     ends = reach(plan)

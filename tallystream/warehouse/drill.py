@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,8 +34,12 @@ from tallystream.warehouse.prepare import PartitionStart, TopicLog, starts
 from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.restore import restore
 
-CHANGES = "SELECT count(*) FROM ledger.redriven"
-HAS_CHANGES = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'ledger' AND table_name = 'redriven'"
+# What changes rows and is not in the log, by the table that tells of it: made by the first redrive, the first promotion.
+MADE = (
+    "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'ledger' AND table_name IN ('redriven', 'promotions')"
+)
+REDRIVEN = "SELECT count(*) FROM ledger.redriven"
+PROMOTED = "SELECT view, id, undone_at FROM ledger.promotions"
 
 
 @dataclass(frozen=True)
@@ -132,25 +136,42 @@ def _emptied(folder: Path) -> Iterator[None]:
 def _views(
     con: duckdb.DuckDBPyConnection, settings: Settings, plans: Mapping[str, ViewPlan]
 ) -> tuple[dict[str, ViewPlan], dict[str, str]]:
-    """The views that both have, whole and of one definition; and why the others cannot be compared."""
+    """The views that both have, whole, of one definition, and amended alike; and why the others cannot be compared."""
     query = "SELECT name, version FROM ledger.views WHERE status = 'live'"
-    snapshot = dict(con.execute(query).fetchall())
+    snapshot, before = dict(con.execute(query).fetchall()), _amended(lambda sql: con.execute(sql).fetchall())
     with open_reader(settings) as reader:
-        live = dict(reader.rows(query)[2])
-        changed = reader.rows(CHANGES)[2][0][0] if reader.rows(HAS_CHANGES)[2][0][0] else 0
-    found = con.execute(HAS_CHANGES).fetchone()
-    before = con.execute(CHANGES).fetchone() if found and found[0] else (0,)
+        live, after = dict(reader.rows(query)[2]), _amended(lambda sql: reader.rows(sql)[2])
     shared: dict[str, ViewPlan] = {}
     unlike: dict[str, str] = {}
     for name, plan in plans.items():
+        swapped = sorted({i for i, _ in before.promoted.get(name, set()) ^ after.promoted.get(name, set())})
         if not snapshot.get(name) == live.get(name) == plan.version:
             unlike[name] = "the snapshot has another definition of it, or it was being built"
-        elif before is None or changed != before[0]:
+        elif before.redriven != after.redriven:
             unlike[name] = "late or dead rows were redriven after the snapshot; the tail does not hold them"
+        elif swapped:
+            numbers = ", ".join(str(i) for i in swapped)
+            unlike[name] = f"promoted or undone after the snapshot (promotion {numbers}); the tail does not hold that"
         else:
             shared[name] = plan
     con.execute("DELETE FROM ledger.views WHERE status = 'building'")
     return shared, unlike
+
+
+@dataclass(frozen=True)
+class _Amended:
+    """Rows redriven, and by view the promotions with the time that each was undone."""
+
+    redriven: int
+    promoted: dict[str, set[tuple[int, datetime | None]]]
+
+
+def _amended(rows: Callable[[str], list[tuple[Any, ...]]]) -> _Amended:
+    made = {name for (name,) in rows(MADE)}
+    promoted: dict[str, set[tuple[int, datetime | None]]] = {}
+    for view, number, undone in rows(PROMOTED) if "promotions" in made else []:
+        promoted.setdefault(view, set()).add((number, undone))
+    return _Amended(rows(REDRIVEN)[0][0] if "redriven" in made else 0, promoted)
 
 
 def seen(settings: Settings, views: Mapping[str, ViewPlan]) -> Seen:

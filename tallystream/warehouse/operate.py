@@ -66,6 +66,20 @@ def compact_now(settings: Settings) -> dict[str, Any]:
         return recovery_actions(con, settings, contextlib.nullcontext(), live=False)["compact"]({})
 
 
+def redrive_now(settings: Settings, kind: str, where: str | None) -> dict[str, Any]:
+    """Puts late or dead rows back into the views, each once; rows by what became of them, see `Summary`.
+
+    Raises:
+        WarehouseError: there is no warehouse, or its views are not those of this code; nothing was changed.
+        QueryError: `where` is no condition over the table's columns; nothing was changed.
+    """
+    if not settings.warehouse.exists():
+        raise WarehouseError(
+            f"there is no warehouse at {settings.warehouse}, so nothing to redrive; `tally run` comes first"
+        )
+    return _by_the_writer(settings, "redrive", {"kind": kind, "where": where})
+
+
 def promote_now(settings: Settings, folder: Path) -> dict[str, Any]:
     """Swaps the changes saved in a sandbox's folder into the views, in one transaction; {"id", "views", "refused"}.
 

@@ -7,9 +7,8 @@ others. A promotion is refused when the rows that it would replace are not those
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,15 @@ from tallystream.database import rollback
 from tallystream.errors import WarehouseError
 from tallystream.failpoints import hit
 from tallystream.views.plan import ViewPlan, quote
-from tallystream.views.reach import made_between
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.session import SessionPlan
 from tallystream.warehouse.redrive import live_plans
 from tallystream.warehouse.redriven import exists
+from tallystream.warehouse.swap import Slice, fingerprint, last_end, put_back, sources, swap
 
 Lock = AbstractContextManager[object]
-# Made by the first promotion. `fingerprint`: of the state's rows, promoted.
+# Made by the first promotion. `fingerprint`: of the state's rows, promoted. `until_us`: where its last window ends;
+# `spared`: what it left alone between its bounds; `made_by`: the version of the definition that made the new rows.
 TABLE = """
     CREATE TABLE IF NOT EXISTS ledger.promotions (
         id BIGINT NOT NULL,
@@ -40,7 +40,10 @@ TABLE = """
         before_us BIGINT,
         fingerprint VARCHAR NOT NULL,
         undone_at TIMESTAMP
-    )
+    );
+    ALTER TABLE ledger.promotions ADD COLUMN IF NOT EXISTS until_us BIGINT;
+    ALTER TABLE ledger.promotions ADD COLUMN IF NOT EXISTS spared STRUCT(after_us BIGINT, before_us BIGINT)[];
+    ALTER TABLE ledger.promotions ADD COLUMN IF NOT EXISTS made_by VARCHAR;
 """
 NOT_SWAPPED = (
     "sessions and attributions hold on to events beyond their windows and cannot be swapped by window: put the corrected "
@@ -50,18 +53,17 @@ NOT_SWAPPED = (
 
 @dataclass(frozen=True)
 class Change:
-    """A view whose rows are to be swapped: those made of events strictly between `after` and `before`.
+    """A view whose rows are to be swapped: those of `rows`.
 
     `version`: of the live definition that was compared. `plan`: the replayed definition. `offsets`, `watermark`,
     `redriven`: of the committed state that was compared, "topic/partition" -> next offset. Times in microseconds; None:
-    unbounded, and of the watermark: none.
+    of the watermark: none.
     """
 
     view: str
     version: str
     plan: ViewPlan
-    after: int | None
-    before: int | None
+    rows: Slice
     offsets: dict[str, int]
     watermark: int | None
     redriven: int
@@ -72,22 +74,21 @@ def save_change(con: duckdb.DuckDBPyConnection, change: Change, live: pa.Table, 
     plan = change.plan
     con.register("live_rows", live)
     typed = ", ".join(f"CAST({quote(c)} AS {plan.types[c]}) AS {quote(c)}" for c in plan.types)
-    where = made_between(plan, change.after, change.before)
+    where = change.rows.of_view(plan)
     compared = con.execute(f"SELECT * FROM (SELECT {typed} FROM live_rows) WHERE {where}").to_arrow_table()
     con.unregister("live_rows")
     pq.write_table(compared, folder / f"{change.view}.live.parquet")
     refused = None if isinstance(plan, GroupedPlan) and not isinstance(plan, SessionPlan) else NOT_SWAPPED
     if isinstance(plan, GroupedPlan) and refused is None:
-        for suffix, source in _sources(plan):
-            rows = con.execute(f"SELECT * EXCLUDE (_key) FROM {source} WHERE {_within(plan, change.after, change.before)}"
-                               if suffix == "" and plan.primary_key else
-                               f"SELECT * FROM {source} WHERE {_within(plan, change.after, change.before)}")  # fmt: skip
+        for suffix, source in sources(plan):
+            columns = "* EXCLUDE (_key)" if suffix == "" and plan.primary_key else "*"
+            rows = con.execute(f"SELECT {columns} FROM {source} WHERE {change.rows.of_state(plan)}")
             pq.write_table(rows.to_arrow_table(), folder / f"{change.view}{suffix}.state.parquet")
     told = {
         "view": change.view,
         "version": change.version,
-        "after": change.after,
-        "before": change.before,
+        "made_by": plan.version,
+        **asdict(change.rows),
         "offsets": change.offsets,
         "watermark": change.watermark,
         "redriven": change.redriven,
@@ -126,15 +127,11 @@ def promote(con: duckdb.DuckDBPyConnection, folder: Path, lock: Lock, now: datet
                     "its definition keeps other columns: put it into sql/views, `tally run` builds it anew"
                 )
                 continue
-            _settle(con, plan, change)
-            _refuse_stale(con, plan, change, folder)
-            _swap(con, plan, change, folder, number)
+            rows = _settled(con, plan, change)
+            _refuse_stale(con, plan, rows, folder)
+            swap(con, plan, rows, folder, number)
             hit("promote.after_swap")
-            mark = _fingerprint(con, plan, change["after"], change["before"])
-            con.execute(
-                "INSERT INTO ledger.promotions VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-                [number, now, plan.name, plan.version, change["after"], change["before"], mark],
-            )
+            _note(con, plan, rows, number, change["made_by"], now)
             views.append(plan.name)
         hit("promote.before_commit")
     hit("promote.after_commit")
@@ -150,14 +147,15 @@ def undo(con: duckdb.DuckDBPyConnection, number: int, lock: Lock, now: datetime)
     with lock, _transaction(con):
         con.execute(TABLE)
         rows = con.execute(
-            "SELECT view, version, after_us, before_us, fingerprint, undone_at FROM ledger.promotions WHERE id = ?",
+            "SELECT view, version, after_us, before_us, spared, fingerprint, undone_at FROM ledger.promotions WHERE id = ?",
             [number],
         ).fetchall()
         if not rows:
             raise WarehouseError(f"there is no promotion {number}; `SELECT * FROM ledger.promotions` lists them")
         plans = live_plans(con)
-        for view, version, after, before, mark, undone in rows:
+        for view, version, after, before, spared, mark, undone in rows:
             plan = plans.get(view)
+            replaced = Slice(after, before, tuple((s["after_us"], s["before_us"]) for s in spared or ()))
             if undone is not None:
                 raise WarehouseError(f"promotion {number} was undone at {undone}")
             if plan is None or plan.version != version:
@@ -165,15 +163,33 @@ def undo(con: duckdb.DuckDBPyConnection, number: int, lock: Lock, now: datetime)
                     f"{view} has another definition since promotion {number}; its rows were built anew"
                 )
             assert isinstance(plan, GroupedPlan)
-            if _fingerprint(con, plan, after, before) != mark:
+            if fingerprint(con, plan, replaced) != mark:
                 raise WarehouseError(f"rows of {view} have changed since promotion {number}; nothing was changed")
-            for suffix, _ in _sources(plan):
-                kept = _kept(number, view, suffix)
-                _replace(con, plan, suffix, kept, _within(plan, after, before))
-                con.execute(f"DROP TABLE {kept}")
+            put_back(con, plan, replaced, number)
         con.execute("UPDATE ledger.promotions SET undone_at = ? WHERE id = ?", [now, number])
         hit("undo.before_commit")
     return {"id": number, "views": [row[0] for row in rows]}
+
+
+def _note(
+    con: duckdb.DuckDBPyConnection, plan: GroupedPlan, rows: Slice, number: int, made_by: str, now: datetime
+) -> None:
+    con.execute(
+        "INSERT INTO ledger.promotions (id, promoted_at, view, version, after_us, before_us, fingerprint, until_us, spared, "
+        "made_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            number,
+            now,
+            plan.name,
+            plan.version,
+            rows.after,
+            rows.before,
+            fingerprint(con, plan, rows),
+            last_end(con, plan, rows, number),
+            [{"after_us": a, "before_us": b} for a, b in rows.spared],
+            made_by,
+        ],
+    )
 
 
 class _transaction:
@@ -192,63 +208,8 @@ class _transaction:
             self._con.execute("COMMIT")
 
 
-def _sources(plan: GroupedPlan) -> Iterator[tuple[str, str]]:
-    """(suffix, relation) of the state: rows hot and cold, and the members of distinct counts."""
-    yield "", f"(SELECT * FROM {plan.state} UNION ALL BY NAME SELECT * FROM {plan.cold})"
-    for i in plan.members:
-        yield f"__m{i}", plan.table(f"__m{i}")
-
-
-def _within(plan: ViewPlan, after: int | None, before: int | None) -> str:
-    """SQL over state rows: the same as the change's condition over the view's."""
-    if plan.window is None:
-        return "true"
-    told = ["true"]
-    if after is not None:
-        told.append(f"epoch_us(window_start) > {int(after)}")
-    if before is not None:
-        told.append(f"epoch_us(window_start) + {plan.window.size} <= {int(before)}")
-    return " AND ".join(told)
-
-
-def _kept(number: int, view: str, suffix: str) -> str:
-    return f'state."undo_{number}__{view}{suffix}"'
-
-
-def _swap(con: duckdb.DuckDBPyConnection, plan: GroupedPlan, change: dict[str, Any], folder: Path, number: int) -> None:
-    within = _within(plan, change["after"], change["before"])
-    for suffix, source in _sources(plan):
-        con.execute(f"CREATE TABLE {_kept(number, plan.name, suffix)} AS SELECT * FROM {source} WHERE {within}")
-        con.register("promoted", pq.read_table(folder / f"{plan.name}{suffix}.state.parquet"))
-        try:
-            _replace(con, plan, suffix, f"(SELECT * FROM promoted WHERE {within})", within)
-        finally:
-            con.unregister("promoted")
-
-
-def _replace(con: duckdb.DuckDBPyConnection, plan: GroupedPlan, suffix: str, rows: str, within: str) -> None:
-    """The rows of a state table that are `within` become those of the relation `rows`."""
-    if suffix or not plan.primary_key:
-        con.execute(f"DELETE FROM {plan.table(suffix)} WHERE {within}")
-        if not suffix:
-            con.execute(f"DELETE FROM {plan.cold} WHERE {within}")
-        con.execute(f"INSERT INTO {plan.table(suffix)} BY NAME SELECT * FROM {rows}")
-        return
-    columns = list(plan.state_types)
-    typed = ", ".join(f"CAST({c} AS {kind}) AS {c}" for c, kind in plan.state_types.items())
-    con.execute(f"CREATE OR REPLACE TEMP TABLE tally_promoted AS SELECT {plan.key_sql} AS _key, {typed} FROM {rows}")
-    con.execute(f"DELETE FROM {plan.cold} WHERE {within}")
-    # Not all deleted and inserted again: within a transaction the index would still know the deleted keys.
-    con.execute(f"DELETE FROM {plan.state} WHERE {within} AND _key NOT IN (SELECT _key FROM tally_promoted)")
-    updates = ", ".join(f"{c} = excluded.{c}" for c in columns if c not in plan.key_columns)
-    con.execute(
-        f"INSERT INTO {plan.state} BY NAME SELECT * FROM tally_promoted ON CONFLICT (_key) DO UPDATE SET {updates}"
-    )
-    con.execute("DROP TABLE tally_promoted")
-
-
-def _settle(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[str, Any]) -> None:
-    """Narrows the change to windows that were final when it was compared, if the stream has gone on since.
+def _settled(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[str, Any]) -> Slice:
+    """What can be swapped: of the change the windows that were final when it was compared, if the stream has gone on since.
 
     An event that came since can be in an open window without a trace in what people see: 4, 4 and 4 have the average of
     4 and 4. The swap would lose it.
@@ -258,22 +219,22 @@ def _settle(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[str, An
     found = con.execute("SELECT count(*) FROM ledger.redriven").fetchone() if exists(con) else (0,)
     if found != (change["redriven"],):
         raise WarehouseError("the difference is stale: rows were redriven since; nothing was changed, replay again")
+    mark, before, spared = change["watermark"], change["before"], tuple((a, b) for a, b in change["spared"])
     if stands == change["offsets"]:
-        return
-    mark, before = change["watermark"], change["before"]
+        return Slice(change["after"], before, spared)
     if plan.window is None or mark is None:
         raise WarehouseError(
             f"the difference is stale: {plan.name} has no final rows, and events came since it was compared; nothing was "
             "changed: stop the stream, and replay again"
         )
-    change["before"] = mark if before is None else min(before, mark)
+    return Slice(change["after"], mark if before is None else min(before, mark), spared)
 
 
-def _refuse_stale(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[str, Any], folder: Path) -> None:
+def _refuse_stale(con: duckdb.DuckDBPyConnection, plan: ViewPlan, rows: Slice, folder: Path) -> None:
     columns = ", ".join(quote(c) for c in plan.types)
     con.register("compared", pq.read_table(folder / f"{plan.name}.live.parquet"))
     typed = ", ".join(f"CAST({quote(c)} AS {kind}) AS {quote(c)}" for c, kind in plan.types.items())
-    where = made_between(plan, change["after"], change["before"])
+    where = rows.of_view(plan)
     now = f"SELECT {columns} FROM main.{quote(plan.name)} WHERE {where}"
     then = f"SELECT * FROM (SELECT {typed} FROM compared) WHERE {where}"
     try:
@@ -286,14 +247,3 @@ def _refuse_stale(con: duckdb.DuckDBPyConnection, plan: ViewPlan, change: dict[s
         raise WarehouseError(
             f"the difference is stale: rows of {plan.name} have changed since they were compared; nothing was changed, replay again"
         )
-
-
-def _fingerprint(con: duckdb.DuckDBPyConnection, plan: GroupedPlan, after: int | None, before: int | None) -> str:
-    """Of the state's rows, not of what people see of them."""
-    # Without the sets that compaction drops when a row is final.
-    columns = ", ".join(c for c in plan.state_types if c not in plan.frozen_columns)
-    source = next(relation for suffix, relation in _sources(plan) if not suffix)
-    row = con.execute(
-        f"SELECT count(*), bit_xor(hash(v)), sum(hash(v)) FROM (SELECT {columns} FROM {source} WHERE {_within(plan, after, before)}) v"
-    ).fetchone()
-    return ":".join(str(part) for part in row or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import pytest
 from pipelines.catalog import catalog, model_key
 from pipelines.checks import gx
 from pipelines.definitions import defs
+from tallystream.cli.processes import UP, mark_of_self
+from tallystream.settings import Settings
 from tallystream.store.objects import open_store
+from tallystream.topics import broker
 from tallystream.warehouse.archive_index import load, partitions
 from tallystream.warehouse.manifest import catalog as snapshots
 from tallystream.warehouse.status import collect
@@ -98,9 +102,9 @@ def test_snapshots_expire_as_the_form_says(plant: Plant, instance: dg.DagsterIns
     assert facts(run("snapshot", instance, run_config=config), dg.AssetKey(["recovery", "snapshot"]))["expired"] >= 1
     assert len(snapshots(open_store(plant.settings), None)) == 1
     config["ops"]["recovery__snapshot"]["config"]["keep_last"] = 0
-    refused = run("snapshot", instance, run_config=config)
-    (step,) = [e for e in refused.all_events if e.event_type_value == "STEP_FAILURE"]
-    assert not refused.success and "keep_last" in step.event_specific_data.error.to_string()
+    assert failure(run("snapshot", instance, run_config=config)) == "keep_last is 0; say 1 or more"
+    forget = {"ops": {"forget_old_runs": {"config": {"event_days": -1.0}}}}
+    assert failure(run("compact", instance, run_config=forget)) == "event_days is -1.0; say 0 or more"
 
 
 def test_a_drill_reads_the_tail_while_the_stream_runs(plant: Plant, instance: dg.DagsterInstance) -> None:
@@ -238,6 +242,33 @@ def test_an_error_that_a_person_can_mend_is_one_sentence(
     monkeypatch.delenv("TALLY_OBJECT_STORE", raising=False)
     assert "tally run" in failure(run("snapshot", instance))
     assert "no snapshot" in failure(run("restore_drill", instance))
+
+
+def test_a_job_uses_a_broker_that_runs_and_starts_none(
+    plant: Plant, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that outlived its `tally up` started the embedded broker anew, and nobody was left to stop it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    plant.tally("snapshot")
+    monkeypatch.setenv("TALLY_OBJECT_STORE", plant.settings.store_url)
+    monkeypatch.setenv("TALLY_HOME", str(home))
+    monkeypatch.delenv("TALLY_BOOTSTRAP_SERVERS", raising=False)
+    plant.tally("restore")
+    for job in ("archive", "replay", "restore_drill"):
+        assert "`tally broker start`" in failure(run(job, instance))
+    assert broker.status(Settings(home=home)) is None and not (home / "broker").exists()
+
+
+def test_a_run_whose_up_is_gone_promotes_nothing(
+    plant: Plant, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent was killed, so it cancelled nothing; a pid that another process has now is not the parent."""
+    config = {"ops": {"replay_range": {"config": {"mode": "promote"}}}}
+    monkeypatch.setenv(UP, mark_of_self()[UP])
+    assert run("replay", instance, run_config=config).success
+    monkeypatch.setenv(UP, f"{os.getpid()}:1")
+    assert "has ended; nothing was rewritten" in failure(run("replay", instance, run_config=config))
 
 
 def test_parity_and_drill_see_a_row_that_was_changed(plant: Plant, instance: dg.DagsterInstance) -> None:

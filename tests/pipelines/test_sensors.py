@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
 
+from pipelines.assets.backfill import backfill_yesterday
 from pipelines.catalog import catalog, view_key
 from pipelines.checks import state
 from pipelines.checks.books import judge_conservation, judge_volume
@@ -20,7 +22,8 @@ from pipelines.definitions import defs
 from pipelines.jobs import upkeep
 from pipelines.sensors import alerts, runs
 from pipelines.sensors.observe import observe_views
-from pipelines.tally import Tally, now
+from pipelines.tally import Tally, now, told
+from tallystream.errors import UsageError
 from tallystream.warehouse.status import collect
 from tests.pipelines.conftest import Plant
 
@@ -34,19 +37,34 @@ def context(instance: dg.DagsterInstance, cursor: str | None = None) -> dg.Senso
     return dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, resources={"tally": Tally()})
 
 
-@pytest.mark.parametrize("schedule", defs.get_repository_def().schedule_defs, ids=lambda s: s.name)
-def test_schedule(schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance) -> None:
-    asked = schedule.evaluate_tick(
-        dg.build_schedule_context(
-            instance=instance, scheduled_execution_time=AT, repository_def=defs.get_repository_def()
-        )
+def ticked(schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance, at: datetime) -> dg.ScheduleExecutionData:
+    repository = defs.get_repository_def()
+    told = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=at, repository_def=repository, resources={"tally": Tally()}
     )
+    return schedule.evaluate_tick(told)
+
+
+@pytest.mark.parametrize("schedule", defs.get_repository_def().schedule_defs, ids=lambda s: s.name)
+def test_schedule(
+    schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALLY_HOME", str(tmp_path))
+    asked = ticked(schedule, instance, AT)
     assert len(asked.run_requests or []) == 1
     (request,) = asked.run_requests or []
     job = defs.resolve_job_def(schedule.job_name)
     if schedule.job_name == "archive":
         assert request.partition_key == "2026-03-01-03:00"
     dg.validate_run_config(job, request.run_config)
+
+
+def test_a_night_without_an_event_of_yesterday_starts_no_run(plant: Plant, instance: dg.DagsterInstance) -> None:
+    """The run would refuse the range, and a quiet shop would have a failed run each morning."""
+    assert ticked(backfill_yesterday, instance, AT).skip_message == "no event of 2026-02-28 was met"
+    (request,) = ticked(backfill_yesterday, instance, datetime.now(UTC) + timedelta(days=1)).run_requests or []
+    assert request.tags["dagster/asset_partition_range_start"].endswith("-00:00")
+    assert request.tags["dagster/asset_partition_range_end"].endswith("-23:00")
 
 
 def test_views_are_reported_once_a_minute_at_most_without_a_run(plant: Plant, instance: dg.DagsterInstance) -> None:
@@ -165,10 +183,24 @@ def test_no_sensor_starts_a_broker_that_is_not_there(
     assert not (tmp_path / "nothing" / "broker").exists()
 
 
-def test_a_failed_run_is_told_with_its_sentence(plant: Plant, instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (dg.Failure("the sky is falling"), "the sky is falling"),
+        (UsageError("there is no topic payments"), "there is no topic payments"),
+        (OSError("No space left on device"), "OSError: No space left on device"),
+    ],
+    ids=["told", "refused", "met"],
+)
+def test_a_failed_run_is_told_with_its_sentence(
+    plant: Plant, instance: dg.DagsterInstance, error: Exception, sentence: str
+) -> None:
+    """Not with Dagster's 'Error occurred while executing op', which is around every error that is no Failure."""
+
     @dg.op
     def breaks() -> None:
-        raise dg.Failure("the sky is falling")
+        with told():
+            raise error
 
     @dg.job
     def doomed() -> None:
@@ -180,10 +212,11 @@ def test_a_failed_run_is_told_with_its_sentence(plant: Plant, instance: dg.Dagst
     )
     with dg.build_run_status_sensor_context(
         sensor_name="run_failure", dagster_event=event, dagster_instance=instance, dagster_run=result.dagster_run
-    ).for_run_failure() as told:
-        runs.run_failure(told)
+    ).for_run_failure() as context:
+        runs.run_failure(context)
     last = json.loads((plant.settings.root / "alerts.ndjson").read_text().splitlines()[-1])
-    assert last["what"] == "run_failure" and "doomed" in last["sentence"] and "the sky is falling" in last["sentence"]
+    assert last["what"] == "run_failure" and last["level"] == "error"
+    assert last["sentence"] == f"doomed run {result.run_id} failed: {sentence}"
 
 
 def started(instance: dg.DagsterInstance, pid: int) -> dg.DagsterRun:

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import duckdb
 import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from tallystream.settings import PROJECT
+from tallystream.settings import PROJECT, Settings
+from tallystream.topics import broker
 from tallystream.views.loader import VIEWS
 from tests.pipelines.browser import Browser, browser, missing
 from tests.pipelines.conftest import ENVIRONMENT
@@ -31,6 +34,8 @@ from tests.pipelines.conftest import ENVIRONMENT
 pytestmark = pytest.mark.embedded
 
 GROUPS = ("topics", "views", "archive", "staging", "marts", "recovery")
+LAUNCH = """mutation ($asked: ExecutionParams!) { launchRun(executionParams: $asked) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 PATIENCE = 150.0  # seconds for three programs to come up on a busy machine
 
 
@@ -43,10 +48,33 @@ class Up:
     log: Path
     url: str
 
-    def graphql(self, query: str) -> Any:
-        answer = httpx.post(f"{self.url}/graphql", json={"query": query}, timeout=30.0)
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.home)
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30.0)
         answer.raise_for_status()
         return answer.json()["data"]
+
+    def launch(self, job: str, config: dict[str, Any]) -> str:
+        """The run's id."""
+        selector = {
+            "repositoryName": "__repository__",
+            "repositoryLocationName": "tallystream",
+            "pipelineName": job,
+        }
+        asked = {"selector": selector, "runConfigData": config, "mode": "default"}
+        answer = self.graphql(LAUNCH, asked=asked)["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        found: str = answer["run"]["runId"]
+        return found
+
+    def run_status(self, run: str) -> str:
+        found: str = self.graphql(f'{{ runOrError(runId: "{run}") {{ ... on Run {{ status }} }} }}')["runOrError"][
+            "status"
+        ]
+        return found
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         done = subprocess.run(
@@ -172,18 +200,55 @@ def planted(folder: Path) -> Path:
     return made
 
 
-def test_sigterm_ends_all_of_it_and_leaves_nobody_behind(up: Up) -> None:
-    """Last in this module. Every process of it, down to Dagster's code server, and the embedded broker."""
+def test_sigterm_ends_a_replay_in_flight_and_leaves_nobody_behind(up: Up) -> None:
+    """Last in this module. Every process of it, down to the run's own, and the embedded broker; nothing is promoted.
+
+    Dagster alone would leave the run, and its code server with it, until it is done: it would promote after the end.
+    """
+    run = up.launch("replay", {"ops": {"replay_range": {"config": {"mode": "promote", "rate": 50}}}})
+    deadline = time.monotonic() + PATIENCE
+    # Its sandbox is there: it reads.
+    while not list((up.home / "sandboxes").glob("*/tally.duckdb")):
+        assert up.run_status(run) in ("QUEUED", "STARTING", "STARTED") and time.monotonic() < deadline
+        time.sleep(0.2)
     children = descendants(up.process.pid)
-    assert len(children) >= 5
+    assert len(children) >= 6 and any("spawn_main" in command_of(pid) for pid in children)
     up.process.terminate()
     assert up.process.wait(PATIENCE) == 0, up.log.read_text()
-    deadline = time.monotonic() + PATIENCE
-    while left := [pid for pid in children if alive(pid)]:
-        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
-        time.sleep(0.1)
+    assert [command_of(pid) for pid in children if alive(pid)] == []
+    assert broker.status(up.settings) is None
     assert "Dagster services shut down" in (up.home / "dagster" / "dagster.log").read_text()
     assert not (up.home / "run" / "live.json").exists()
+    with duckdb.connect(str(up.settings.warehouse), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'promotions'").fetchone() == (0,)
+    with dg.DagsterInstance.from_config(str(up.home / "dagster")) as kept:
+        found = kept.get_run_by_id(run)
+        assert found is not None and found.status is dg.DagsterRunStatus.CANCELED
+
+
+def test_ctrl_c_ends_stream_shop_and_broker(tmp_path: Path) -> None:
+    """The other signal, as a terminal sends it; without Dagster, which takes half a minute."""
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tallystream.cli", "up", "--no-ui", "--rate", "50"],
+        env={**os.environ, **ENVIRONMENT, "TALLY_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (home / "run" / "live.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        children = descendants(process.pid)
+        assert len(children) >= 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+        assert [command_of(pid) for pid in children if alive(pid)] == []
+        assert broker.status(Settings(home=home)) is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def descendants(pid: int) -> list[int]:
@@ -209,6 +274,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def command_of(pid: int) -> str:
+    """What it runs; nothing when it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 FORM = """ops:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import duckdb
 import pytest
@@ -15,73 +10,10 @@ import pytest
 from tallystream.errors import UsageError, WarehouseError
 from tallystream.replay import api
 from tallystream.replay.request import ReplayRequest
-from tallystream.settings import Settings, load
 from tallystream.store.objects import open_store
-from tallystream.views.loader import VIEWS
 from tallystream.warehouse.operate import archive_committed
-from tallystream.warehouse.read import open_reader
 from tests.oracle.books import keep
-from tests.servers import broker as servers
-
-RULES = {"lateness": timedelta(seconds=5)}
-EVENTS = ["--events", "6000", "--seed", "3", "--duplicates", "0.02", "--disorder", "20", "--malformed", "9"]
-
-
-def tally(*arguments, code=0, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "tallystream.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def tallied(kafka_server, tmp_path_factory):
-    """A TALLY_HOME whose log has been tallied to its end, with late events in it; one log for the module.
-
-    Each test that changes the warehouse works on a copy of it.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("replay") / "home"
-        for name in [n for n in os.environ if n.startswith("TALLY_")]:
-            patch.delenv(name)
-        patch.setenv("TALLY_HOME", str(folder))
-        patch.setenv("TALLY_PARTITIONS", "2")
-        patch.setenv("TALLY_LATENESS", "5")
-        with servers.broker_of(folder, kafka_server) as made:
-            # Told to the copies too, which have no embedded broker of their own.
-            patch.setenv("TALLY_BOOTSTRAP_SERVERS", made.bootstrap)
-            tally("generate", *EVENTS)
-            tally("run", "--until-end")
-            yield load()
-
-
-@pytest.fixture
-def home(tallied: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A copy of the warehouse over the same log."""
-    shutil.copytree(tallied.root, tmp_path / "home", ignore=shutil.ignore_patterns("broker", "run", "sandboxes"))
-    monkeypatch.setenv("TALLY_HOME", str(tmp_path / "home"))
-    return load()
-
-
-def rows(settings, sql):
-    with open_reader(settings) as reader:
-        return reader.rows(sql)[2]
-
-
-def revenue(settings):
-    return rows(settings, "SELECT * FROM revenue_per_minute ORDER BY ALL")
-
-
-def buggy(folder: Path) -> Path:
-    """The shipped views, one of them with a planted bug: a cent more for each order."""
-    shutil.copytree(VIEWS, folder)
-    path = folder / "revenue_per_minute.sql"
-    path.write_text(path.read_text().replace("sum(total_cents)", "sum(total_cents + 1)"))
-    return folder
+from tests.replay.shop import RULES, buggy, revenue, rows, tally
 
 
 def test_there_are_late_and_dead_rows_or_the_tests_below_would_prove_little(tallied):
@@ -152,24 +84,6 @@ def test_a_planted_bug_is_shown_promoted_and_undone(home, tmp_path):
     assert revenue(home) == before
     with pytest.raises(WarehouseError, match="was undone"):
         api.undo(home, promoted.promotion)
-
-
-def test_a_backfill_mends_rows_that_are_wrong(home):
-    before = revenue(home)
-    table = rows(home, "SELECT 'revenue_per_minute__' || version FROM ledger.views WHERE name = 'revenue_per_minute'")[
-        0
-    ][0]
-    with duckdb.connect(str(home.warehouse)) as con:
-        for suffix in ("", "__cold"):
-            con.execute(f"UPDATE state.\"{table}{suffix}\" SET a0 = a0 + 1 WHERE k0 = 'EUR'")
-        (least,) = con.execute("SELECT min(window_start) FROM revenue_per_minute").fetchone()
-        # A row too many, and one too few.
-        con.execute(f"DELETE FROM state.\"{table}__cold\" WHERE k0 = 'USD' AND window_start = ?", [least])
-        con.execute(f"DELETE FROM state.\"{table}\" WHERE k0 = 'USD' AND window_start = ?", [least])
-    assert revenue(home) != before
-    done = api.backfill(home, datetime(2000, 1, 1), datetime(2100, 1, 1), source="kafka")
-    assert {v["view"] for v in done.views if v["added"] or v["changed"]} == {"revenue_per_minute"}
-    assert revenue(home) == before
 
 
 def test_rows_that_were_redriven_are_in_the_replay_too(home):
