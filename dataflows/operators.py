@@ -52,14 +52,19 @@ def decode(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
 def judge(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
     """Dead, late, duplicate or applied: by partition, from the log's prefix alone.
 
-    A view being built meets the log from its start with a judge of its own, whose memory is not kept.
+    A view being built meets the log from its start with a judge of its own, whose memory is not kept: it judges each offset
+    by the rules of then, or the view would disagree with the books.
     """
     live = {s.partition: Judge(topic, s.partition, job.rules, s.max_event_time, s.memory) for s in job.mine(topic)}
-    building = {s.partition: Judge(topic, s.partition, job.rules) for s in job.mine(topic) if s.building}
+    histories = {s.partition: s.rules for s in job.mine(topic) if s.building}
+    building = {p: Judge(topic, p, rules.at(0)) for p, rules in histories.items()}
 
     def step(work: Work) -> Work:
         assert isinstance(work.batch, DecodedBatch)
-        judged = (building if work.building else live)[work.batch.raw.partition].judge(work.batch)
+        raw = work.batch.raw
+        if work.building:
+            building[raw.partition].follow(histories[raw.partition].at(raw.first))
+        judged = (building if work.building else live)[raw.partition].judge(work.batch)
         hit("judge.after")
         return replace(work, batch=judged)
 

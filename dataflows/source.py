@@ -30,7 +30,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
         self._job = job
         self._start = start
         reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
-        self._lane = READING.add(reader, lambda position: start.live_from if position < start.live_from else None)
+        self._lane = READING.add(reader, start.stop_after)
         self._messages = self._bytes = 0
         self._idle = False
 

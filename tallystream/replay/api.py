@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from tallystream.errors import TallyError, UsageError
 from tallystream.replay.diff import SCHEMA, ViewDiff, compare, region_of, write
-from tallystream.replay.engine import Progress, Region, narrowed, open_sandbox, rules_of, run
+from tallystream.replay.engine import Progress, Region, narrowed, open_sandbox, run
 from tallystream.replay.live import Live, definitions, kept_plans, read_live
 from tallystream.replay.request import Available, ReplayRequest, resolve
 from tallystream.settings import Settings
 from tallystream.store.objects import open_store
+from tallystream.topics.rule_history import histories
 from tallystream.views.loader import load_views
 from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.archive_read import FullHistory
@@ -88,7 +89,7 @@ def replay(
     store = open_store(settings)
     con = open_sandbox(folder / "tally.duckdb")
     try:
-        done = run(con, settings, store, request, spans, rules_of(live.rules), plans, comparing, progress)
+        done = run(con, settings, store, request, spans, histories(live.rules), plans, comparing, progress)
         if comparing and live.redriven is not None and live.redriven.num_rows:
             _seed(con, settings, plans, live, FullHistory(settings, store))
         result = ReplayResult(
@@ -131,11 +132,7 @@ def promote(settings: Settings, result: ReplayResult) -> ReplayResult:
 
 
 def undo(settings: Settings, promotion: int) -> dict[str, Any]:
-    """Puts back the rows that a promotion replaced.
-
-    Raises:
-        WarehouseError: there is no such promotion, it was undone, or its rows have changed since.
-    """
+    """Puts back the rows that a promotion replaced; see `undo_now`."""
     return undo_now(settings, promotion)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -20,9 +19,10 @@ from tallystream.store.objects import Store
 from tallystream.topics.batch import DecodedBatch, Delta
 from tallystream.topics.client import kafka_config
 from tallystream.topics.decode import Decoder
-from tallystream.topics.judge import Judge, Rules
+from tallystream.topics.judge import Judge
 from tallystream.topics.reader import PartitionReader
 from tallystream.topics.registry import open_registry
+from tallystream.topics.rule_history import RuleHistory
 from tallystream.views.plan import ViewPlan
 from tallystream.views.tally import Tallier
 from tallystream.warehouse.archive_read import archive_scan, archived
@@ -77,15 +77,14 @@ def run(
     store: Store,
     request: ReplayRequest,
     spans: Mapping[Key, Span],
-    rules: Mapping[Key, list[tuple[int, Rules]]],
+    rules: Mapping[Key, RuleHistory],
     plans: Mapping[str, ViewPlan],
     everything: bool,
     progress: Progress | None = None,
 ) -> Replayed:
     """Reads every partition from the first offset tallied, judges it by the rules of then, and tallies.
 
-    `everything`: all events go into the views, for a comparison; else those of the range alone. `rules`: by
-    partition (from_offset, rules) ascending.
+    `everything`: all events go into the views, for a comparison; else those of the range alone. `rules`: by partition.
 
     Raises:
         BrokerError, WarehouseError: the source cannot be read.
@@ -102,14 +101,14 @@ def run(
     for (topic, partition), span in sorted(spans.items()):
         if not everything and span.first >= span.last:
             continue  # nothing of it is asked for
-        first_rules = rules[topic, partition]
-        judge = Judge(topic, partition, first_rules[0][1])
+        history = rules[topic, partition]
+        judge = Judge(topic, partition, history.at(span.start))
         pending: list[Delta] = []
-        stops = sorted({span.first, span.last, *(at for at, _ in first_rules)})
+        stops = sorted({span.first, span.last, *(at for at, _ in history.steps)})
         until = span.until if everything else span.last
         for decoded in _read(settings, store, request, topic, partition, span.start, until, stops):
             raw = decoded.raw
-            judge.rules = [r for at, r in first_rules if at <= raw.first or at == first_rules[0][0]][-1]
+            judge.follow(history.at(raw.first))
             b = judge.judge(decoded)
             inside = span.first <= raw.first < span.last
             seen += raw.next - raw.first
@@ -186,14 +185,6 @@ def _within(events: pa.Table, low: datetime | None, high: datetime | None) -> pa
                 keeps(events["event_time"], pa.scalar(bound, events.schema.field("event_time").type))
             )
     return events
-
-
-def rules_of(rows: list[tuple[Any, ...]]) -> dict[Key, list[tuple[int, Rules]]]:
-    """By partition (from_offset, rules) ascending, of rows of ledger.rules."""
-    found: dict[Key, list[tuple[int, Rules]]] = {}
-    for topic, partition, at, lateness, horizon, ahead in sorted(rows):
-        found.setdefault((topic, partition), []).append((at, Rules(lateness * 10**6, horizon * 10**6, ahead * 10**6)))
-    return found
 
 
 def narrowed(region: Region, times: tuple[datetime | None, datetime | None]) -> Region:

@@ -75,6 +75,13 @@ class Judge:
         self._newest = NEVER if max_event_time is None else max_event_time
         self._memory = Memory(memory)
 
+    def follow(self, rules: Rules) -> None:
+        """Judges by these rules from here on. Ids that those until now have forgotten stay so under a longer horizon."""
+        if rules != self.rules:
+            if self._newest != NEVER:
+                self._memory.forget(self._newest - self.rules.horizon_us)
+            self.rules = rules
+
     def judge(self, decoded: DecodedBatch) -> JudgedBatch:
         """The verdicts on a batch; consumed == applied + duplicate + late + dead."""
         raw = decoded.raw

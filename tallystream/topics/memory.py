@@ -81,6 +81,12 @@ def unpack(blob: bytes) -> Ids:
     return Ids(low, high, times)
 
 
+def younger(blob: bytes, before: int) -> bytes:
+    """A packed BLOB without the ids whose times are before `before`."""
+    ids = unpack(blob) if blob else None
+    return b"" if ids is None else pack(ids.take(ids.times >= before))
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     ids: Ids
@@ -133,6 +139,11 @@ class Memory:
         self._runs.append(_Run(ids, newest))
         if self._full():
             self._rebuild()
+
+    def forget(self, before: int) -> None:
+        """Forgets every id accepted with a time before `before`, and no other."""
+        kept = [run.ids.take(run.ids.times >= before) for run in self._runs]
+        self._runs = [_Run(ids, int(ids.times.max())) for ids in kept if len(ids)]
 
     def _full(self) -> bool:
         return self._marked * DENSE > len(self._filter) * 64

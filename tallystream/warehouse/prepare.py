@@ -10,6 +10,8 @@ import duckdb
 
 from tallystream.failpoints import hit
 from tallystream.settings import Settings
+from tallystream.topics.memory import younger
+from tallystream.topics.rule_history import RuleHistory, histories
 from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.commit import drop_state, publish
 from tallystream.warehouse.reset import put
@@ -24,7 +26,7 @@ class PartitionStart:
 
     Offsets [build_from, live_from) are read again for the views in `building` alone; from
     `live_from` on, for all. `max_event_time`: microseconds since the epoch, None before the first event.
-    `until`: where a bounded run stops, exclusive; None in an endless one.
+    `until`: where a bounded run stops, exclusive; None in an endless one. `rules`: those of every offset so far.
     """
 
     topic: str
@@ -33,8 +35,15 @@ class PartitionStart:
     build_from: int
     building: frozenset[str]
     max_event_time: int | None
+    rules: RuleHistory
     memory: list[bytes] = field(default_factory=list)
     until: int | None = None
+
+    def stop_after(self, position: int) -> int | None:
+        """The offset that a batch from `position` may not pass: where the live way begins, or other rules judged."""
+        if position >= self.live_from:
+            return None
+        return min(self.live_from, self.rules.next_change(position) or self.live_from)
 
 
 def prepare(
@@ -80,7 +89,6 @@ def _take_back(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog], now
 
 
 def _register_partitions(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog], settings: Settings) -> None:
-    rules = [settings.lateness, settings.horizon, settings.max_ahead]
     for topic, log in logs.items():
         # Asked over another address the same broker may give no id: the one known stays.
         known = con.execute("DELETE FROM ledger.topics WHERE topic = ? RETURNING topic_id", [topic]).fetchall()
@@ -95,22 +103,42 @@ def _register_partitions(con: duckdb.DuckDBPyConnection, logs: Mapping[str, Topi
                 "WHERE NOT EXISTS (SELECT 1 FROM ledger.offsets WHERE topic = ? AND partition = ?)",
                 [topic, partition, low, low, topic, partition],
             )
-            last = con.execute(
-                "SELECT lateness, horizon, max_ahead FROM ledger.rules WHERE topic = ? AND partition = ? "
-                "ORDER BY from_offset DESC LIMIT 1",
-                [topic, partition],
-            ).fetchone()
-            if last != tuple(rules):
-                con.execute(
-                    "DELETE FROM ledger.rules r USING ledger.offsets o WHERE r.topic = o.topic AND r.partition = o.partition "
-                    "AND r.from_offset = o.next_offset AND r.topic = ? AND r.partition = ?",
-                    [topic, partition],
-                )
-                con.execute(
-                    "INSERT INTO ledger.rules SELECT topic, partition, next_offset, ?, ?, ? FROM ledger.offsets "
-                    "WHERE topic = ? AND partition = ?",
-                    [*rules, topic, partition],
-                )
+            _register_rules(con, topic, partition, settings)
+
+
+def _register_rules(con: duckdb.DuckDBPyConnection, topic: str, partition: int, settings: Settings) -> None:
+    """From the next offset on a partition is judged by the settings' rules, if they are others than before."""
+    here, rules = [topic, partition], (settings.lateness, settings.horizon, settings.max_ahead)
+    last = con.execute(
+        "SELECT lateness, horizon, max_ahead, from_offset, next_offset, epoch_us(max_event_time) FROM ledger.rules "
+        "JOIN ledger.offsets USING (topic, partition) WHERE topic = ? AND partition = ? ORDER BY from_offset DESC LIMIT 1",
+        here,
+    ).fetchone()
+    if last is not None and last[:3] == rules:
+        return
+    if last is not None and last[3] == last[4]:
+        # No message was judged by the last ones: they leave no trace, and nothing was forgotten by them.
+        con.execute("DELETE FROM ledger.rules WHERE topic = ? AND partition = ? AND from_offset = ?", [*here, last[3]])
+    elif last is not None and last[5] is not None:
+        _forget(con, topic, partition, last[5] - last[1] * 1_000_000)
+    con.execute(
+        "INSERT INTO ledger.rules SELECT topic, partition, next_offset, ?, ?, ? FROM ledger.offsets "
+        "WHERE topic = ? AND partition = ?",
+        [*rules, *here],
+    )
+
+
+def _forget(con: duckdb.DuckDBPyConnection, topic: str, partition: int, before: int) -> None:
+    """Ids that the rules until now have forgotten stay so: in the file is more, by whole batches.
+
+    A longer horizon would know some of them again, those that shared a batch with a younger one, and the verdicts would depend
+    on how the log was cut into batches. `before`: microseconds.
+    """
+    rows = con.execute(
+        "SELECT rowid, memory FROM state.judge WHERE topic = ? AND partition = ?", [topic, partition]
+    ).fetchall()
+    for row, memory in rows:
+        con.execute("UPDATE state.judge SET memory = ? WHERE rowid = ?", [younger(bytes(memory), before), row])
 
 
 def _register_views(
@@ -160,6 +188,7 @@ def _register_views(
 def starts(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> list[PartitionStart]:
     """Where every partition goes on, from the ledger alone."""
     found = []
+    rules = histories(con.execute("FROM ledger.rules").fetchall())
     rows = con.execute(
         "SELECT topic, partition, next_offset, epoch_us(max_event_time) FROM ledger.offsets WHERE retired_at IS NULL "
         "ORDER BY topic, partition"
@@ -182,6 +211,7 @@ def starts(con: duckdb.DuckDBPyConnection, logs: Mapping[str, TopicLog]) -> list
                 build_from=min((b for _, b in builds), default=position),
                 building=frozenset(name for name, _ in builds),
                 max_event_time=newest,
+                rules=rules[topic, partition],
                 memory=[bytes(row[0]) for row in memory],
             )
         )

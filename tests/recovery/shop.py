@@ -41,6 +41,10 @@ class Shop:
             out[topic].append(pair)
         return out
 
+    def back(self, seconds: int) -> None:
+        """The clock of the events goes back."""
+        self._clock -= timedelta(seconds=seconds)
+
     def _event(self, topic: str, back: int) -> tuple[bytes, bytes]:
         r = self._random
         self._made += 1

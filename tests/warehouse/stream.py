@@ -42,13 +42,18 @@ class Stream:
     """Logs of two topics, and an engine that reads them in whatever steps the test takes."""
 
     def __init__(self, home: Path, logs: dict[str, dict[int, list[Message]]], lateness: int, horizon: int):
-        self.settings = Settings(home=home, lateness=lateness, dedup_horizon=horizon)
         self.logs = logs
-        self.rules = Rules(lateness * 10**6, horizon * 10**6, self.settings.max_ahead * 10**6)
+        self.home = home
+        self.judge_by(lateness, horizon)
         self.registry = FolderRegistry()
         self.decoders = {t: Decoder(t, self.registry) for t in logs}
         self.con: duckdb.DuckDBPyConnection | None = None
         home.mkdir(parents=True, exist_ok=True)
+
+    def judge_by(self, lateness: int, horizon: int) -> None:
+        """The rules from the next start on."""
+        self.settings = Settings(home=self.home, lateness=lateness, dedup_horizon=horizon)
+        self.rules = Rules(lateness * 10**6, horizon * 10**6, self.settings.max_ahead * 10**6)
 
     def start(self, plans: dict[str, ViewPlan] | None = None) -> None:
         """As after a crash: all that is known comes from the file."""
@@ -60,7 +65,7 @@ class Stream:
         found = {t: TopicLog(None, {p: (0, len(m)) for p, m in by.items()}) for t, by in self.logs.items()}
         self.starts = {(s.topic, s.partition): s for s in prepare(self.con, self.plans, found, self.settings, NOW)}
         self.judges = {key: Judge(*key, self.rules, s.max_event_time, s.memory) for key, s in self.starts.items()}
-        self.building = {key: Judge(*key, self.rules) for key in self.starts}
+        self.building = {key: Judge(*key, s.rules.at(0)) for key, s in self.starts.items()}
         self.position = {key: s.build_from for key, s in self.starts.items()}
         self.tallier = Tallier(self.plans, threads=1)
         self.committer = Committer(self.con, self.plans, self.rules.lateness_us, self.rules.horizon_us)
@@ -70,7 +75,7 @@ class Stream:
         start = self.starts[topic, partition]
         first = self.position[topic, partition]
         log = self.logs[topic][partition]
-        stop = start.live_from if first < start.live_from else len(log)
+        stop = start.stop_after(first) or len(log)
         messages = log[first : min(first + n, stop)]
         if not messages:
             return None
@@ -87,6 +92,8 @@ class Stream:
         )
         self.position[topic, partition] = raw.next
         judge = (self.building if views else self.judges)[topic, partition]
+        if views:
+            judge.follow(start.rules.at(first))
         b = judge.judge(self.decoders[topic].decode(raw))
         partials = self.tallier.tally(topic, b.applied, views or None)
         return Delta(

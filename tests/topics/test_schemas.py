@@ -64,12 +64,24 @@ def rename(fields):
     fields[0]["name"] = "id"
 
 
+def widen(fields):
+    """Its reader reads what was, and no reader of what was reads it."""
+    next(f for f in fields if "long" in (f["type"], *f["type"]))["type"] = "double"
+
+
 @pytest.mark.parametrize("subject", sorted(subjects()))
-@pytest.mark.parametrize("edit", [drop_a_field, add_without_default, change_a_type, rename])
+@pytest.mark.parametrize("edit", [drop_a_field, add_without_default, change_a_type, rename, widen])
 def test_an_incompatible_edit_fails(subject, edit):
     newest = subjects()[subject][-1]
     edited = copy.deepcopy(newest)
     edit(edited["fields"])
+    assert incompatible([newest, edited]) != []
+
+
+def test_an_edit_inside_the_items_fails_too():
+    newest = subjects()["orders-value"][-1]
+    edited = copy.deepcopy(newest)
+    add_without_default(next(f for f in edited["fields"] if f["name"] == "items")["type"]["items"]["fields"])
     assert incompatible([newest, edited]) != []
 
 
