@@ -82,3 +82,28 @@ def test_a_failed_commit_is_raised_by_the_next_epoch_and_nothing_after_it_is_tri
     with pytest.raises(WarehouseError, match="disk is full"):
         partition.snapshot()
     assert writer.commits == []
+
+
+def test_a_flow_that_outruns_its_commits_waits_for_them(partition: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what waits, and the memory of the process with it, would grow with the backlog."""
+    monkeypatch.setattr(sink, "WAITING", 5)
+    ended: list[int] = []
+
+    def flow() -> None:
+        for first in range(20):
+            partition.write_batch([delta(first)])
+            partition.snapshot()
+            ended.append(first)
+
+    running = threading.Thread(target=flow)
+    running.start()
+    # One in the commit, five behind it, and the sixth waits in its epoch.
+    until(lambda: len(ended) == 6)
+    time.sleep(0.2)
+    assert len(ended) == 6
+    partition._writer.go.release(99)
+    running.join(60)
+    assert not running.is_alive()
+    partition.close()
+    assert [d.first for c in partition._writer.commits for d in c] == list(range(20))
+    assert max(len(c) for c in partition._writer.commits) <= 6
