@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from tallystream.errors import QueryError, WarehouseError
 from tallystream.settings import Settings
-from tallystream.warehouse.extensions import OFFLINE, load_extensions, lock_down
+from tallystream.warehouse.extensions import load_extensions, lock_down
 from tallystream.warehouse.guard import check_select
+from tallystream.warehouse.held import OFFLINE
 from tallystream.warehouse.serve import live_file
 
 T = TypeVar("T")

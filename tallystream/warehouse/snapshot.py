@@ -24,6 +24,7 @@ from tallystream.settings import Settings
 from tallystream.store.objects import Store, digest_of
 from tallystream.store.seal import Key, key_from_environment
 from tallystream.warehouse import export
+from tallystream.warehouse.held import connect
 from tallystream.warehouse.manifest import MANIFEST, File, Manifest, Table, new_name, path_of
 
 OFFSETS = """
@@ -73,10 +74,7 @@ def open_at_rest(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         WarehouseError: another process holds the file, or it is no warehouse.
     """
-    try:
-        con = duckdb.connect(str(settings.warehouse), read_only=True, config={"autoinstall_known_extensions": "false"})
-    except duckdb.Error as error:
-        raise WarehouseError(f"{settings.warehouse} cannot be read: {error}; nothing was changed") from error
+    con = connect(settings.warehouse, read_only=True)
     try:
         yield con
     finally:

@@ -9,7 +9,8 @@ import duckdb
 import pytest
 
 from tallystream.errors import QueryError
-from tallystream.warehouse.extensions import OFFLINE, load_extensions
+from tallystream.warehouse.extensions import load_extensions
+from tallystream.warehouse.held import OFFLINE
 from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.serve import live_file
 from tests.recovery.killed import compare_all, stream, tally
