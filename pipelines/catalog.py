@@ -6,13 +6,20 @@ from functools import cache
 import dagster as dg
 
 from tallystream.models.cases import column_types
-from tallystream.models.lineage import Columns, model_lineage, view_lineage
-from tallystream.models.load import Models, load_models
+from tallystream.models.lineage import Columns, model_lineage, view_descriptions, view_lineage
+from tallystream.models.load import Models, load_models, view_columns
+from tallystream.topics.contracts import contract
 from tallystream.views.loader import load_views
 from tallystream.views.plan import ViewPlan
 
-# What stands before an event in the archive.
-PLACE = ("topic", "partition", "offset", "record_time", "key")
+# What stands before an event in the archive, and what it is.
+PLACE = {
+    "topic": "Where the message was.",
+    "partition": "Its partition.",
+    "offset": "Its place there.",
+    "record_time": "Kafka's own timestamp of it, UTC.",
+    "key": "Its key, as bytes.",
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,28 @@ def relation_key(relation: str) -> dg.AssetKey:
 def topic_columns(topic: str) -> list[str]:
     """The contract's columns: those of the archive without the message's place in the log."""
     return [c for c in catalog().types[f"archive.{topic}"] if c not in PLACE]
+
+
+def archive_schema(topic: str) -> dg.TableSchema:
+    """A topic's archived columns: the message's place, and the contract's."""
+    return schema_of(catalog().types[f"archive.{topic}"], PLACE | contract(topic).docs)
+
+
+def topic_schema(topic: str) -> dg.TableSchema:
+    """The contract's columns, in its words."""
+    types = catalog().types[f"archive.{topic}"]
+    return schema_of({c: types[c] for c in topic_columns(topic)}, contract(topic).docs)
+
+
+def view_schema(plan: ViewPlan) -> dg.TableSchema:
+    """A view's columns, told by what makes them."""
+    docs = {topic: contract(topic).docs for topic in plan.topics}
+    return schema_of(view_columns(plan), view_descriptions(plan, docs))
+
+
+def archive_column_lineage(topic: str) -> dg.TableColumnLineage:
+    """From the topic's columns of the same name; a message's place is of no column."""
+    return _lineage({c: [(("topics", topic), c)] for c in topic_columns(topic)})
 
 
 def schema_of(types: dict[str, str], descriptions: dict[str, str] | None = None) -> dg.TableSchema:

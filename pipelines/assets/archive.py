@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from pipelines.catalog import archive_key, catalog, schema_of, topic_key
+from pipelines.catalog import archive_column_lineage, archive_key, archive_schema, topic_key
 from pipelines.tally import ARCHIVE, HOURS, Tally, told
 from tallystream.settings import TOPICS
 from tallystream.store.objects import Store
@@ -26,7 +26,10 @@ def _spec(topic: str) -> dg.AssetSpec:
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)
         ),
-        metadata={"dagster/column_schema": schema_of(catalog().types[f"archive.{topic}"])},
+        metadata={
+            "dagster/column_schema": archive_schema(topic),
+            "dagster/column_lineage": archive_column_lineage(topic),
+        },
     )
 
 

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from pipelines.catalog import catalog, schema_of, topic_columns, topic_key, view_column_lineage, view_key
-from tallystream.models.load import view_columns
+from pipelines.catalog import catalog, topic_key, topic_schema, view_column_lineage, view_key, view_schema
 from tallystream.settings import TOPICS
 
 OWNER = "team:streaming"
@@ -18,7 +17,6 @@ LIVE = dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=15), warn_wi
 
 def topic_specs() -> list[dg.AssetSpec]:
     """One for each topic."""
-    types = catalog().types
     return [
         dg.AssetSpec(
             topic_key(topic),
@@ -26,9 +24,7 @@ def topic_specs() -> list[dg.AssetSpec]:
             group_name="topics",
             kinds={"kafka", "avro"},
             owners=[OWNER],
-            metadata={
-                "dagster/column_schema": schema_of({c: types[f"archive.{topic}"][c] for c in topic_columns(topic)})
-            },
+            metadata={"dagster/column_schema": topic_schema(topic)},
         )
         for topic in TOPICS
     ]
@@ -47,7 +43,7 @@ def view_specs() -> list[dg.AssetSpec]:
             code_version=plan.version,
             freshness_policy=LIVE,
             metadata={
-                "dagster/column_schema": schema_of(view_columns(plan)),
+                "dagster/column_schema": view_schema(plan),
                 "dagster/column_lineage": view_column_lineage(plan),
             },
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import sqlglot
 from sqlglot import exp
@@ -16,7 +16,11 @@ from tallystream.views.plan import ViewPlan
 from tallystream.views.relations import Relation, relations
 
 Columns = dict[str, list[tuple[str, str]]]
-WINDOW = ("window_start", "window_end")
+WINDOW = {
+    "window_start": "Where the window begins, UTC.",
+    "window_end": "Where it ends, UTC: no event at that time is in it.",
+}
+IS_FINAL = "Whether the watermark has passed the row: no event in the log to come changes it."
 TOPIC_FIELDS = {topic: set(relations()[topic].columns) for topic in TOPICS}
 
 
@@ -67,6 +71,30 @@ def view_lineage(plan: ViewPlan) -> Columns:
         found[item.alias_or_name] = sorted(pairs)
     if plan.final_condition("rows") is not None:
         found["is_final"] = [(t, "event_time") for t in plan.topics]
+    return found
+
+
+def view_descriptions(plan: ViewPlan, docs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Column of a live view -> what makes it: the expression of its file, and what is said of the one column that it is made of.
+
+    `docs`: topic -> column -> description.
+    """
+    select = sqlglot.parse_one(plan.sql, dialect=DIALECT)
+    origins, found = view_lineage(plan), {}
+    for item in select.expressions:
+        made, name = item.unalias(), item.alias_or_name
+        # Beside another column, the time is what that one is chosen by.
+        columns = [(t, c) for t, c in origins[name] if c != "event_time"] or origins[name]
+        told = " ".join(sorted({docs[t][c] for t, c in columns if docs[t].get(c)}))
+        if made.name in WINDOW and isinstance(made, exp.Column):
+            found[name] = WINDOW[made.name]
+        elif isinstance(made, exp.Column):
+            found[name] = told
+        else:
+            sql = made.sql(dialect="duckdb", normalize_functions="lower")
+            found[name] = f"`{sql}`: {told}" if told else f"`{sql}`"
+    if "is_final" in origins:
+        found["is_final"] = IS_FINAL
     return found
 
 

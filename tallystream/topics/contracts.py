@@ -32,6 +32,11 @@ class Contract:
     arrow: pa.Schema
 
     @property
+    def docs(self) -> dict[str, str]:
+        """Field -> what it is, in the schema's words."""
+        return {f["name"]: f.get("doc", "") for f in self.schema["fields"]}
+
+    @property
     def required(self) -> tuple[str, ...]:
         """Fields that may not be null."""
         return tuple(f.name for f in self.arrow if not f.nullable)

@@ -91,6 +91,10 @@ class HttpRegistry:
         if topic not in self._ids:
             body = {"schema": json.dumps(contract(topic).schema)}
             try:
+                known = self._id_of_newest(topic)
+                if known is not None:
+                    self._ids[topic] = known
+                    return known
                 answer = self._client.post(f"{self._url}/subjects/{topic}-value/versions", json=body)
                 if answer.status_code in (409, 422):
                     raise ContractError(f"the registry refuses the contract of {topic}: {answer.text[:300]}")
@@ -101,6 +105,18 @@ class HttpRegistry:
                     f"the schema registry at {self._url} did not register the contract of {topic}: {error}"
                 ) from None
         return self._ids[topic]
+
+    def _id_of_newest(self, topic: str) -> int | None:
+        """The id of the newest version, when it differs from the contract in no more than what is said of its fields.
+
+        A registry takes another description for another schema: each better word would be a new version, and a new id.
+        """
+        answer = self._client.get(f"{self._url}/subjects/{topic}-value/versions/latest")
+        if answer.status_code == 404:
+            return None
+        found = answer.raise_for_status().json()
+        same = without_docs(json.loads(found["schema"])) == without_docs(contract(topic).schema)
+        return int(found["id"]) if same else None
 
     def subjects(self, schema_id: int) -> frozenset[str]:
         """The subjects that use the schema; empty when the registry cannot tell.
@@ -219,3 +235,10 @@ def _json(data: bytes) -> Any:
 
 def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def without_docs(schema: Any) -> Any:
+    """An Avro schema without its descriptions: what is left says how data is read."""
+    if isinstance(schema, dict):
+        return {name: without_docs(part) for name, part in schema.items() if name != "doc"}
+    return [without_docs(part) for part in schema] if isinstance(schema, list) else schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ import httpx
 
 from tallystream.errors import TallyError, UsageError, WarehouseError
 from tallystream.settings import Settings
+from tallystream.warehouse.held import PATIENCE, PAUSE, WAIT, named
 from tallystream.warehouse.read import live_address
 from tallystream.warehouse.schema import migrate
 from tallystream.warehouse.writer import open_warehouse
 
-LOCK_WAIT = 3.0  # seconds: the processes of a killed supervisor need a moment to die
+LOCK_WAIT = 3.0  # seconds, beside a stream: the processes of a killed supervisor need a moment to die
 # A snapshot of a large warehouse to a far store takes its time; a writer that died is noticed at once.
 TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
 
@@ -72,25 +74,43 @@ def open_prepared(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def run_lock(settings: Settings) -> Iterator[IO[str]]:
-    """One stream a TALLY_HOME.
+    """One stream a TALLY_HOME, or one command that works on its file at rest; waits for the latter.
 
     Raises:
-        WarehouseError: another `tally run` holds it.
+        WarehouseError: another one holds it.
     """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with (settings.run_dir / "run.lock").open("a+") as file:
-        deadline = time.monotonic() + LOCK_WAIT
+        began, told = time.monotonic(), False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                waited, streams = time.monotonic() - began, live_address(settings) is not None
+                if streams and waited > LOCK_WAIT:
                     raise WarehouseError(
                         f"a stream already runs on {settings.root}; see `tally status`, or stop it"
                     ) from None
-                time.sleep(0.05)
+                who = _holder(file)
+                if waited > WAIT:
+                    raise WarehouseError(
+                        f"{settings.root} is taken by {who}, for more than {WAIT:.0f} s: a stream that starts, or a command at "
+                        "rest; nothing was changed: run this again when that is done"
+                    ) from None
+                if waited > PATIENCE and not streams and not told:
+                    print(
+                        f"waiting up to {WAIT:.0f} s for {settings.root}: taken by {who}", file=sys.stderr, flush=True
+                    )
+                    told = True
+            time.sleep(PAUSE)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield file
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    pid = file.read().strip()
+    return named(int(pid)) if pid.isdecimal() else "another process"

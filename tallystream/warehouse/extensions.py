@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 import duckdb
 from duckdb.func import FunctionNullHandling
 
-from tallystream.database import connect
 from tallystream.errors import WarehouseError
 from tallystream.warehouse.guard import authorize
+from tallystream.warehouse.held import connect
 
 # Quack's server takes its random session ids from httpfs's OpenSSL, its client sends through httpfs.
 LIVE_EXTENSIONS = ("httpfs", "quack")
@@ -21,7 +20,6 @@ CHECKPOINT_WAL = "256MB"  # with DuckDB's 16 MB a commit waits for a checkpoint 
 # Of DuckDB's own limit, which is four fifths of the machine's memory: events on their way, other processes of the stream
 # and Dagster need the rest. A query that needs more spills to TALLY_HOME, or fails alone.
 MEMORY_SHARE = 0.6
-LOCK_WAIT = 5.0  # seconds: a reader at rest holds the file for one query, a writer that ends for its last checkpoint
 
 
 @cache
@@ -53,12 +51,12 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
     read any file before them.
 
     Raises:
-        duckdb.IOException: another process holds the file for longer than a query takes, or it is no database.
-        WarehouseError: an extension is missing.
+        WarehouseError: an extension is missing, another process holds the file for longer than a query takes, or it is no
+            database.
     """
     for name in LIVE_EXTENSIONS:
         extension_path(name)
-    con = _connect(path)
+    con = connect(path)
     try:
         load_extensions(con)
         con.create_function(
@@ -98,14 +96,3 @@ def lock_down(con: duckdb.DuckDBPyConnection, allowed_dirs: Sequence[Path]) -> N
 def quoted(text: str) -> str:
     """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + LOCK_WAIT
-    while True:
-        try:
-            return connect(path)
-        except duckdb.IOException as error:
-            if "lock" not in str(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)

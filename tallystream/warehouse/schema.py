@@ -175,10 +175,19 @@ def open_read_only(path: Path) -> duckdb.DuckDBPyConnection:
         duckdb.Error: another process holds it, or it is no database.
     """
     con = connect(path, read_only=True)
+    refuse_unprepared(con, path)
+    return con
+
+
+def refuse_unprepared(con: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Closes a file that has no tables yet.
+
+    Raises:
+        WarehouseError: it has none.
+    """
     if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'tallystream_schema'").fetchone() is None:
         con.close()
         raise WarehouseError(f"{path} holds no warehouse yet: its making was cut short; `tally run` finishes it")
-    return con
 
 
 def migrate(con: duckdb.DuckDBPyConnection) -> int:

@@ -24,8 +24,9 @@ from tallystream.settings import Settings
 from tallystream.store.objects import Store, digest_of
 from tallystream.store.seal import Key, key_from_environment
 from tallystream.warehouse import export
+from tallystream.warehouse.held import connect
 from tallystream.warehouse.manifest import MANIFEST, File, Manifest, Table, new_name, path_of
-from tallystream.warehouse.schema import open_read_only
+from tallystream.warehouse.schema import refuse_unprepared
 
 OFFSETS = """
     SELECT topic, partition, next_offset, epoch_us(max_event_time) AS max_event_time_us,
@@ -74,10 +75,8 @@ def open_at_rest(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         WarehouseError: another process holds the file, or it is no warehouse.
     """
-    try:
-        con = open_read_only(settings.warehouse)
-    except duckdb.Error as error:
-        raise WarehouseError(f"{settings.warehouse} cannot be read: {error}; nothing was changed") from error
+    con = connect(settings.warehouse, read_only=True)
+    refuse_unprepared(con, settings.warehouse)
     try:
         yield con
     finally:

@@ -113,9 +113,4 @@ def open_warehouse(settings: Settings) -> duckdb.DuckDBPyConnection:
         WarehouseError: another process holds the file, or it is no warehouse.
     """
     settings.root.mkdir(parents=True, exist_ok=True)
-    try:
-        return open_writer_connection(settings.warehouse, [settings.root / "export"])
-    except duckdb.IOException as error:
-        raise WarehouseError(
-            f"{settings.warehouse} cannot be opened for writing: {error}; if a stream is running on this TALLY_HOME, stop it first"
-        ) from error
+    return open_writer_connection(settings.warehouse, [settings.root / "export"])

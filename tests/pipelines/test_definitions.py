@@ -13,7 +13,8 @@ import yaml
 
 from pipelines.catalog import catalog, view_key
 from pipelines.definitions import defs
-from tallystream.settings import PROJECT
+from tallystream.settings import PROJECT, TOPICS
+from tallystream.topics.contracts import contract
 
 KEPT = Path(__file__).with_name("definitions.json")
 JOBS = {"replay", "backfill", "archive", "compact", "snapshot", "restore_drill", "quality"}
@@ -82,6 +83,19 @@ def test_every_view_is_an_external_asset_with_checks_schema_and_lineage() -> Non
         assert set(lineage) == {c.name for c in schema.columns}
         assert {d.asset_key for deps in lineage.values() for d in deps} <= node.parent_keys
         assert node.freshness_policy is not None
+        assert all(c.description for c in schema.columns), name
+
+
+def test_every_archived_column_is_of_the_topic_s_and_described() -> None:
+    graph = defs.resolve_asset_graph()
+    for topic in TOPICS:
+        node, columns = graph.get(dg.AssetKey(["archive", topic])), contract(topic).arrow.names
+        lineage = node.metadata["dagster/column_lineage"].deps_by_column
+        assert {c: [d.column_name for d in deps] for c, deps in lineage.items()} == {c: [c] for c in columns}
+        assert {d.asset_key for deps in lineage.values() for d in deps} <= node.parent_keys
+        for schema in (s.metadata["dagster/column_schema"] for s in (node, graph.get(dg.AssetKey(["topics", topic])))):
+            assert [c.name for c in schema.columns][-len(columns) :] == columns
+            assert all(c.description for c in schema.columns)
 
 
 def test_every_model_is_an_asset_with_schema_and_lineage() -> None:

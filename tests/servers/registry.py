@@ -62,6 +62,13 @@ class Handler(BaseHTTPRequestHandler):
         if not self._known():
             return
         parts = self.path.strip("/").split("/")
+        if parts[0] == "subjects":
+            newest = [(n, schema) for n, (subject, schema) in self.server.schemas.items() if subject == parts[1]][-1:]
+            for number, schema in newest:
+                self._answer(200, {"id": number, "schema": schema})
+            if not newest:
+                self._answer(404, {"error_code": 40401, "message": "Subject not found"})
+            return
         entry = self.server.schemas.get(int(parts[2]))
         if entry is None:
             self._answer(404, {"error_code": 40403, "message": "Schema not found"})

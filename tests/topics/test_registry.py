@@ -1,10 +1,16 @@
 """The folder and a Confluent-API server give the same schemas."""
 
+import json
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 
 from tallystream.errors import BrokerError, ContractError
 from tallystream.settings import TOPICS, load
 from tallystream.topics.contracts import contract
+from tallystream.topics.encode import Encoder
+from tallystream.topics.http_registry import without_docs
 from tallystream.topics.registry import FolderRegistry, HttpRegistry, open_registry
 from tests.servers.registry import address, serving
 
@@ -34,8 +40,35 @@ def test_a_server_registers_what_is_missing_and_answers_are_kept(server, home):
         assert registry.id_for(topic) == number
         assert registry.schema(number) == registry.schema(number) == contract(topic).schema
         assert registry.subjects(number) == registry.subjects(number) == {f"{topic}-value"}
-    assert len(server.requests) == len(set(server.requests)) == 6
+    assert len(server.requests) == len(set(server.requests)) == 8
     assert {t: HttpRegistry(address(server)).id_for(t) for t in TOPICS} == ids
+
+
+def test_a_better_description_is_no_new_version(server):
+    """What is said of the fields changes neither ids nor bytes; another field does."""
+    plain = without_docs(contract("orders").schema)
+    assert "doc" not in json.dumps(plain) and "doc" in json.dumps(contract("orders").schema)
+    server.schemas = {77: ("orders-value", json.dumps(plain)), 78: ("clicks-value", json.dumps({**plain, "name": "X"}))}
+    registry = HttpRegistry(address(server))
+    assert registry.id_for("orders") == 77
+    assert registry.id_for("clicks") > 78
+    events = empty_row("orders")
+    bare = replace(contract("orders"), schema=plain)
+    (one,), (other,) = (Encoder(c, 1).values(events) for c in (contract("orders"), bare))
+    assert one == other
+
+
+def empty_row(topic: str) -> pa.Table:
+    """One event with the least of every type."""
+    least = {"string": "", "int64": 0, "timestamp[us]": 0}
+    columns = [pa.array([least.get(str(f.type), [])], f.type) for f in contract(topic).arrow]
+    return pa.Table.from_arrays(columns, schema=contract(topic).arrow)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_field_is_described_and_keeps_its_id(topic):
+    assert all(contract(topic).docs.values()) and list(contract(topic).docs) == contract(topic).arrow.names
+    assert FolderRegistry().id_for(topic) == {"orders": 1, "clicks": 2}[topic]
 
 
 def test_an_unknown_id_is_a_contract_error_and_a_silent_server_is_not(server):
