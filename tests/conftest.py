@@ -34,7 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _group(items)
     chosen = config.getoption("--broker")
     unable = jars.missing() if chosen == "kafka" else None
     for item in items:
@@ -50,15 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="about the embedded broker itself: make test"))
 
 
-def _group(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """With `--dist loadgroup`: a file's tests stay on one core, for they may share a stream or a warehouse.
 
     Not those of tests/recovery: each has all to itself, and they are the longest. A file of them at the end of a run
-    would leave the other core idle for minutes.
+    would leave the other core idle for minutes. Here, for xdist looks at the groups before any hook over all items.
     """
-    for item in items:
-        if item.path.parent.name != "recovery":
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    if item.path.parent.name != "recovery":
+        item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 @pytest.fixture(scope="session")
