@@ -28,10 +28,10 @@ dev: setup ## broker, synthetic shop, stream and Dagster's web UI, until Ctrl-C
 	.venv/bin/tally up
 
 test: setup ## all tests on the embedded broker
-	$(PY) -m pytest -n 2 --dist loadgroup
+	$(PY) -m pytest -n 2 --dist loadscope
 
 test-kafka: setup ## the broker's tests on Apache Kafka 4.3.1 (Java 17 and Maven; without them skipped, with the reason)
-	$(PY) -m pytest --broker kafka -m broker -n 2 --dist loadgroup || test $$? = 5  # 5: there was no test to run
+	$(PY) -m pytest --broker kafka -m broker -n 2 --dist loadscope || test $$? = 5  # 5: there was no test to run
 
 kafka: setup ## Apache Kafka 4.3.1 on a free port, until Ctrl-C
 	@exec $(PY) -m tests.servers .tally/kafka

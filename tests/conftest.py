@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tallystream.settings import Settings
 from tallystream.topics.client import ensure_topics
@@ -49,14 +51,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="about the embedded broker itself: make test"))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With `--dist loadgroup`: a file's tests stay on one core, for they may share a stream or a warehouse.
+class _ByFile(LoadScopeScheduling):
+    """A file's tests stay on one core, for they may share a stream or a warehouse.
 
     Not those of tests/recovery: each has all to itself, and they are the longest. A file of them at the end of a run
-    would leave the other core idle for minutes. Here, for xdist looks at the groups before any hook over all items.
+    would leave the other core idle for minutes.
     """
-    if item.path.parent.name != "recovery":
-        item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return nodeid if file.startswith("tests/recovery/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
