@@ -53,14 +53,14 @@ def top_products(clicks: Iterable[Event]) -> Rows:
 
 
 def order_status(orders: Iterable[Event]) -> Rows:
-    """(order_id,) -> the newest event's fields, first and last time, events; ties of time by event_id."""
+    """(order_id,) -> the newest event's fields, first and last time, events; ties of time by event_id, then by the value."""
     by_order: dict[str, list[Event]] = defaultdict(list)
     for e in orders:
         by_order[e["order_id"]].append(e)
 
     def newest(events: list[Event], column: str) -> Any:
         told = [e for e in events if e[column] is not None]
-        return max(told, key=lambda e: (e["event_time"], e["event_id"]))[column] if told else None
+        return max((e["event_time"], e["event_id"], e[column]) for e in told)[2] if told else None
 
     columns = ("customer_id", "event_type", "total_cents", "currency")
     return {

@@ -205,10 +205,11 @@ def test_sigterm_ends_a_replay_in_flight_and_leaves_nobody_behind(up: Up) -> Non
 
     Dagster alone would leave the run, and its code server with it, until it is done: it would promote after the end.
     """
+    before = set((up.home / "sandboxes").glob("*/tally.duckdb"))
     run = up.launch("replay", {"ops": {"replay_range": {"config": {"mode": "promote", "rate": 50}}}})
     deadline = time.monotonic() + PATIENCE
     # Its sandbox is there: it reads.
-    while not list((up.home / "sandboxes").glob("*/tally.duckdb")):
+    while set((up.home / "sandboxes").glob("*/tally.duckdb")) == before:
         assert up.run_status(run) in ("QUEUED", "STARTING", "STARTED") and time.monotonic() < deadline
         time.sleep(0.2)
     children = descendants(up.process.pid)
