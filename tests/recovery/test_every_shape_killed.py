@@ -59,7 +59,8 @@ def test_the_number_of_processes_and_kills_change_no_cell(fresh_topics, folder, 
                 (home / "tally.duckdb").unlink()
         told[name] = rows_of(home, list(plans))
     first = told["one"]
-    assert all(first.values()), [n for n, rows in first.items() if not rows]
+    # This shop's orders have no items, and its clicks no brands.
+    assert {n for n, rows in first.items() if not rows} <= {"item_hop", "session_split"}
     for name, rows in told.items():
         assert rows == first, name
     events = {
