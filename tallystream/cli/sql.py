@@ -90,26 +90,26 @@ def prompt(s: Settings, format: Format) -> None:
     err.print(f"[dim]{HELP}[/]", markup=True)
     lines: list[str] = []
     while True:
+        asking = True
         try:
             line = session.prompt("   ...> " if lines else "tally> ")
-        except KeyboardInterrupt:
+            asking = False
+            if not lines and line.strip().lower() in WORDS:
+                return
+            lines.append(described(line) if not lines else line)
+            query = "\n".join(lines).strip()
+            if query and not query.endswith(";"):
+                continue
             lines = []
-            continue
+            if query:
+                answer(s, query, format)
+        except KeyboardInterrupt as error:
+            # Whenever it comes: between the line and its query too.
+            lines = []
+            if not asking:
+                err.print(f"[yellow]{str(error) or 'the query was cancelled'}[/]")
         except EOFError:
             return
-        if not lines and line.strip().lower() in WORDS:
-            return
-        lines.append(described(line) if not lines else line)
-        query = "\n".join(lines).strip()
-        if query and not query.endswith(";"):
-            continue
-        lines = []
-        if not query:
-            continue
-        try:
-            answer(s, query, format)
-        except KeyboardInterrupt:
-            err.print("[yellow]the query was cancelled[/]")
         except TallyError as error:
             err.print("[bold red]error:[/]", str(error).replace("[", r"\["))
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tallystream import settings as environment
 
+LONG = 60.0  # seconds: a query that runs as long takes its share of the processor from the stream
 ACCOUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
 
 
@@ -46,8 +47,10 @@ def _health(health: dict[str, Any]) -> str:
     age, pace = health["last_commit_age_seconds"], health["commit_seconds"]
     commits = f", last commit {age:,.1f} s ago, {pace['p99'] * 1000:,.0f} ms p99" if pace else ", no commit since"
     processes = f"{health['workers']} process{'' if health['workers'] == 1 else 'es'}, writer {health['pid']}"
+    queries = [s for s in health["query_seconds"] if s > LONG]
+    long = f", [yellow]{len(queries)} queries run for up to {queries[0]:,.0f} s[/]" if queries else ""
     restarts = f", [yellow]restarted {health['restarts']} times[/]" if health["restarts"] else ""
-    return f"{processes}, up {health['uptime_seconds']:,.0f} s{commits}{restarts}"
+    return f"{processes}, up {health['uptime_seconds']:,.0f} s{commits}{restarts}{long}"
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -64,6 +67,10 @@ def show(found: dict[str, Any], console: Console) -> None:
     )
     console.print(_table(found, ("position", "log_end", "lag"), "watermark"))
     console.print(_table(found, ACCOUNTS, None))
+    for p in found["gone"]:
+        console.print(
+            f"{p['topic']}/{p['partition']} is gone from the broker; {p['consumed']:,} of it are in the books"
+        )
     for topic, watermark in found["watermarks"].items():
         console.print(f"watermark of {topic}: {watermark or 'none: a partition never had an event'}")
     for view in found["views"]:

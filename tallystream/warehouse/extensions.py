@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -70,6 +71,7 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
         con.execute(f"SET GLOBAL checkpoint_threshold = '{CHECKPOINT_WAL}'")
         con.execute(f"SET GLOBAL memory_limit = '{memory_limit(con)}'")
+        con.execute(f"SET GLOBAL max_temp_directory_size = '{spill_limit(path.parent)}'")
         lock_down(con, allowed_dirs)
     except BaseException:
         con.close()
@@ -83,6 +85,11 @@ def memory_limit(con: duckdb.DuckDBPyConnection) -> str:
     assert found is not None
     number, unit = str(found[0]).split()
     return f"{float(number) * MEMORY_SHARE:.1f} {unit}"
+
+
+def spill_limit(folder: Path) -> str:
+    """How much queries may spill to the disk that the log and the warehouse are on: DuckDB's nine tenths leave them too little."""
+    return f"{shutil.disk_usage(folder).free // 2} bytes"
 
 
 def lock_down(con: duckdb.DuckDBPyConnection, allowed_dirs: Sequence[Path]) -> None:

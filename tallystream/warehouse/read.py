@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import pyarrow as pa
 from tallystream.database import connect
 from tallystream.errors import QueryError, WarehouseError
 from tallystream.settings import Settings
+from tallystream.warehouse.cancel import LeftError, cancellable
 from tallystream.warehouse.extensions import load_extensions, lock_down
 from tallystream.warehouse.guard import check_select
 from tallystream.warehouse.schema import open_read_only
@@ -104,21 +106,18 @@ class Reader:
         check_select(sql)
         deadline = time.monotonic() + WAIT
         while True:
-            address = self._address
+            address, con = self._address, self._con
             try:
-                if address is None:
-                    return take(self._con.execute(sql))
-                return take(self._con.execute(SEND, [address["quack"], sql, address["token"]]))
+                given = (sql, []) if address is None else (SEND, [address["quack"], sql, address["token"]])
+                return cancellable(con, partial(_fetch, con, given, take))
+            except LeftError:
+                self._con = _client()
+                raise
             except duckdb.Error as error:
                 # A wrong query is wrong at once; a server that went away is looked for again.
                 gone = address is not None and (_unreachable(error) or live_address(self._settings) != address)
                 if not gone or time.monotonic() > deadline:
                     raise QueryError(_told(error)) from None
-            except RuntimeError as error:
-                # DuckDB's word for Ctrl-C during a query.
-                if "interrupted" not in str(error):
-                    raise
-                raise KeyboardInterrupt from None
             self._con.close()
             self._con = self._open(deadline)
 
@@ -145,6 +144,12 @@ class Reader:
                 self._address = None
                 return con
             time.sleep(PAUSE)
+
+
+def _fetch(
+    con: duckdb.DuckDBPyConnection, given: tuple[str, list[str]], take: Callable[[duckdb.DuckDBPyConnection], T]
+) -> T:
+    return take(con.execute(*given))
 
 
 def _client() -> duckdb.DuckDBPyConnection:

@@ -19,6 +19,9 @@ from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
 from tallystream.warehouse.admin import Action, AdminServer
 
+RUNNING = """
+    SELECT epoch(now()::TIMESTAMP - query_started_at) FROM quack_active_connections() WHERE state = 'active' ORDER BY 1 DESC
+"""
 TRIES = 5  # free ports: between our look and Quack's bind another process can take one
 
 
@@ -67,6 +70,12 @@ class LiveServer:
     def stop(self) -> None:
         """Takes live.json away first: nobody new comes. Then ends both servers."""
         self._stack.close()
+
+    def query_seconds(self) -> list[float]:
+        """How long each query of a client has run, the longest first; of one that went away too, for none can be cancelled."""
+        with self._con.cursor() as cursor:
+            rows = cursor.execute(RUNNING).fetchall()
+        return [float(row[0]) for row in rows]
 
     def _serve_quack(self) -> str:
         cursor = self._con.cursor()

@@ -41,6 +41,8 @@ VIEWS = """
 def collect(settings: Settings) -> dict[str, Any]:
     """Everything that `tally status --json` prints; times are ISO 8601 UTC, null before the first event.
 
+    `gone`: partitions in the books that the broker does not have: retired by a reset, or waiting for one.
+
     Raises:
         BrokerError: the broker does not answer.
     """
@@ -59,17 +61,21 @@ def collect(settings: Settings) -> dict[str, Any]:
         for topic, (_, ranges) in sorted(logs.items())
         for partition, (_, high) in sorted(ranges.items())
     ]
+    gone = [
+        _partition(*key, row["next_offset"], row, 0) for key, row in ledger.items() if key[1] not in logs[key[0]][1]
+    ]
     return {
         "bootstrap_servers": kafka_config(settings)["bootstrap.servers"],
         "stream": "running" if live else "stopped",
         "health": health(settings) if live else None,
         "last_commit": last,
-        "balanced": all(p["consumed"] == sum(p[c] for c in COUNTS[1:]) for p in partitions),
+        "balanced": all(p["consumed"] == sum(p[c] for c in COUNTS[1:]) for p in (*partitions, *gone)),
         "watermarks": {
             topic: iso(next((r["topic_watermark"] for (t, _), r in ledger.items() if t == topic), None))
             for topic in logs
         },
         "partitions": partitions,
+        "gone": gone,
         "idle": idle(partitions),
         "views": views,
         "bytes": {
@@ -102,6 +108,7 @@ def health(settings: Settings) -> dict[str, Any] | None:
         "uptime_seconds": round((datetime.now(UTC) - began).total_seconds(), 1),
         "last_commit_age_seconds": answer["last_commit_age_seconds"],
         "commit_seconds": answer["commit_seconds"],
+        "query_seconds": answer["query_seconds"],
     }
 
 

@@ -41,6 +41,7 @@ class Writer:
         self._last_commit: tuple[int, float] | None = None
         self._positions: dict[str, int] = {}
         self._committer: Committer | None = None
+        self._server: LiveServer | None = None
         # Held by a commit, and by an action between two of them that writes on the same connection.
         self._lock = threading.Lock()
 
@@ -60,6 +61,7 @@ class Writer:
         compactor = Compactor(lambda: actions["compact"]({}))
         server = LiveServer(con, s, health=self.health, registry=self._metrics.registry, actions=actions)
         server.start()
+        self._server = server
         self._stack.callback(server.stop)
         compactor.start()
         self._stack.callback(compactor.stop)
@@ -99,7 +101,14 @@ class Writer:
             "last_commit_age_seconds": None if at is None else round(time.monotonic() - at, 3),
             "commit_seconds": self._metrics.commit_seconds(),
             "positions": dict(self._positions),
+            "query_seconds": self._queries(),
         }
+
+    def _queries(self) -> list[float]:
+        try:
+            return [] if self._server is None else [round(s, 1) for s in self._server.query_seconds()]
+        except duckdb.Error:
+            return []  # it stops, or has no memory: health must be told all the same
 
     def close(self) -> None:
         """Stops serving and lets go of the file; what is not committed is gone."""

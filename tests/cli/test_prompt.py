@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tallystream.database import connect
-from tallystream.settings import PROJECT, Settings
-from tallystream.warehouse.read import open_reader
+from tallystream.settings import PROJECT
 from tallystream.warehouse.schema import migrate
 
 PATIENCE = 60.0
+ENDLESS = "SELECT count(*) FROM range(100000000000000);"
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
 
 
@@ -54,6 +56,13 @@ class Prompt:
                 os.write(self._fd, b"\x1b[1;1R")
             self.shown += COLOURS.sub("", data.decode(errors="replace"))
 
+    def query_runs(self) -> None:
+        """Until Ctrl-C is a signal again: while a line is edited it is a key."""
+        deadline = time.monotonic() + PATIENCE
+        while not termios.tcgetattr(self._fd)[3] & termios.ISIG:
+            assert time.monotonic() < deadline, self.shown
+            self.look()
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -62,9 +71,6 @@ class Prompt:
 
 
 def _controlling(fd: int) -> None:
-    import fcntl
-    import termios
-
     fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
 
 
@@ -89,28 +95,18 @@ def test_a_conversation(prompt, home):
     prompt.type("SELECT nothing_of_it FROM late_events;\r")
     prompt.see("error:")
     prompt.see("LINE 1")
+    prompt.type("SELECT 1 +\r")
+    prompt.see("...>")
+    prompt.type("\x03")  # of a line begun, it is the end of it
+    prompt.see("tally>")
+    prompt.type(ENDLESS + "\r")
+    prompt.query_runs()
+    prompt.type("\x03")
+    prompt.see("the query was cancelled")
+    prompt.see("tally>")
     prompt.type(r"\d late_events" + "\r")
     prompt.see("event_time")
     prompt.see("tally>")
     prompt.type("\x04")
     assert prompt.process.wait(PATIENCE) == 0
     assert "SELECT 41 +" in (home / "sql_history").read_text()
-
-
-def test_ctrl_c_during_a_query_is_no_traceback(home):
-    """DuckDB tells of it as a RuntimeError; other RuntimeErrors are bugs, and stay what they are."""
-    home.mkdir(parents=True)
-    with connect(home / "tally.duckdb") as con:
-        migrate(con)
-
-    def raising(text):
-        def take(_result):
-            raise RuntimeError(text)
-
-        return take
-
-    with open_reader(Settings(home=home)) as reader:
-        with pytest.raises(KeyboardInterrupt):
-            reader._run("SELECT 1", raising("Query interrupted"))
-        with pytest.raises(RuntimeError, match="another"):
-            reader._run("SELECT 1", raising("another"))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import duckdb
+import httpx
 import pytest
 
 from tallystream.database import connect
 from tallystream.errors import QueryError
+from tallystream.settings import PROJECT
 from tallystream.warehouse.extensions import load_extensions
 from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.serve import live_file
@@ -135,6 +140,40 @@ def test_only_reads_are_answered_live_and_at_rest(fresh_topics, tmp_path):
     assert "read_text" in asked.stderr
     assert "Traceback" not in asked.stderr
     compare_all(settings)
+
+
+def test_a_query_without_end_is_left_and_stops_neither_commits_nor_the_stop(fresh_topics):
+    settings, shop = fresh_topics(2), Shop(13)
+    publish(settings, shop, 100)
+    endless = [sys.executable, "-m", "tallystream.cli", "sql", "SELECT count(*) FROM range(100000000000000)"]
+
+    def consumed() -> int:
+        with open_reader(settings) as reader:
+            return reader.rows("SELECT sum(consumed)::BIGINT FROM ledger.offsets")[2][0][0]
+
+    with stream() as running:
+        until(lambda: served(settings), "the stream serves nothing")
+        with subprocess.Popen(
+            endless, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as client:
+            address = json.loads(live_file(settings).read_text())
+            until(lambda: queries(address) == 1, "the query does not run")
+            for n in (200, 300):
+                publish(settings, shop, 100)
+                until(lambda n=n: consumed() == n, "nothing is committed beside it")
+            client.send_signal(signal.SIGINT)
+            told, _ = client.communicate(timeout=20)
+            assert client.returncode != 0
+            assert "Traceback" not in told
+        # The server still works on it.
+        running.terminate()
+        assert running.wait(30) == 0
+    compare_all(settings)
+
+
+def queries(address: dict[str, str]) -> int:
+    """How many queries of clients the writer works on, by its health."""
+    return len(httpx.get(f"{address['admin']}/health").json()["query_seconds"])
 
 
 def refuse(reader) -> None:

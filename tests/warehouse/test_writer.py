@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 
 import duckdb
 import pytest
 
-from tallystream.errors import WarehouseError
+from tallystream.errors import QueryError, WarehouseError
 from tallystream.settings import Settings
 from tallystream.warehouse import extensions, writer
 from tallystream.warehouse.commit import Committer
@@ -92,3 +94,27 @@ def test_a_query_that_wants_all_memory_fails_alone(stream, monkeypatch):
     assert len(failed) == 3 and all("memory" in f.lower() for f in failed)
     stream.start()
     compare(stream.con, books(stream.logs))
+
+
+def test_a_query_that_wants_all_of_the_disk_fails_alone(stream, monkeypatch):
+    monkeypatch.setattr(extensions, "memory_limit", lambda con: "150 MB")
+    monkeypatch.setattr(extensions, "spill_limit", lambda folder: "50 MB")
+    made = opened(stream)
+    with open_reader(made._settings) as reader, pytest.raises(QueryError, match="max_temp_directory_size"):
+        reader.rows("SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY hash(x)) AS n FROM range(30000000) t(x))")
+    for delta in stream.deltas:
+        made.commit([delta], NOW)
+    made.close()
+    stream.start()
+    compare(stream.con, books(stream.logs))
+
+
+def test_queries_may_spill_half_of_what_the_disk_has_left(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    assert 0.4 * free < int(extensions.spill_limit(tmp_path).removesuffix(" bytes")) <= 0.6 * free
+    with extensions.open_writer_connection(tmp_path / "tally.duckdb", []) as con:
+        told = con.execute(
+            "SELECT current_setting('temp_directory'), current_setting('max_temp_directory_size')"
+        ).fetchone()
+    assert Path(told[0]).parent == tmp_path
+    assert told[1] != "90% of available disk space"
