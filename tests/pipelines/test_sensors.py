@@ -72,9 +72,7 @@ def test_the_models_clock_asks_for_all_models_four_times_an_hour(instance: dg.Da
     selection = next(s for s in defs.get_repository_def().sensor_defs if s.name == "make_models").asset_selection
     cursor, asked = None, []
     for minute in (1, 2, 14, 16, 17, 29, 31):
-        tick = dg.evaluate_automation_conditions(
-            defs, instance, selection, AT.replace(hour=4, minute=minute), cursor
-        )
+        tick = dg.evaluate_automation_conditions(defs, instance, selection, AT.replace(hour=4, minute=minute), cursor)
         cursor = tick.cursor
         asked.append({r.key for r in tick.results if r.true_subset.size})
     models = {model_key(name) for name in catalog().models.models}
