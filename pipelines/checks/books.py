@@ -10,12 +10,12 @@ from pipelines.checks.state import Verdict, commit_age, judge_dead, judge_lag, j
 from pipelines.tally import Tally, told
 from tallystream.errors import BrokerError
 from tallystream.settings import TOPICS
-from tallystream.warehouse.parity import parity
+from tallystream.warehouse.parity import Compared, parity
 from tallystream.warehouse.read import open_reader
 from tallystream.warehouse.status import COUNTS
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
-WINDOWS = 5  # of each view and run; over a day of hourly runs, 120
+SAMPLED = 5  # windows, sessions, matches or keys of each view and run; over a day of hourly runs, 120
 TIMES = 10.0  # a volume that many times below or above the usual one is looked at
 LEAST_HOURS = 3  # of history, before a volume can be unusual
 
@@ -142,24 +142,16 @@ def _of_view(name: str) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
         asset=view_key(name),
         name="parity",
-        description=f"{WINDOWS} final windows, recomputed by the view's own SQL from log and archive.",
+        description=f"{SAMPLED} final windows, sessions or matches, or keys, recomputed by the view's own SQL from log and archive.",
     )
     def parity_(context: dg.AssetCheckExecutionContext, tally: Tally) -> dg.AssetCheckResult:
         # Another sample each hour; the same within it, so that a failed check can be run again.
         seed = int(time.time()) // 3600
         with told():
-            found = parity(tally.settings(), tally.store(), plan, WINDOWS, seed)
-        if found.skipped is not None:
-            return dg.AssetCheckResult(
-                passed=True, description=f"not sampled: {found.skipped}", metadata={"windows": 0}
-            )
+            found = parity(tally.settings(), tally.store(), plan, SAMPLED, seed)
         for example in found.examples:
             context.log.error(example)
-        numbers = {"windows": found.windows, "rows": found.rows, "events": found.events, "differing": found.differing}
-        sentence = (
-            f"{found.rows:,} rows of {found.windows} windows, from {found.events:,} events; {found.differing:,} differ"
-        )
-        return Verdict(found.differing == 0, ERROR, sentence, dict(numbers)).result()
+        return judge_parity(found).result()
 
     @dg.asset_check(asset=view_key(name), name="freshness", description="Committed lately, or nothing waits.")
     def freshness(tally: Tally) -> dg.AssetCheckResult:
@@ -167,6 +159,17 @@ def _of_view(name: str) -> list[dg.AssetChecksDefinition]:
         return judge_freshness(found, list(plan.topics)).result()
 
     return [parity_, freshness]
+
+
+def judge_parity(found: Compared) -> Verdict:
+    """Rows that differ are an error. Nothing compared is no proof: a check that passed then would be believed."""
+    if found.skipped is not None:
+        return Verdict(False, WARN, f"nothing was compared: {found.skipped}", {"sampled": 0})
+    numbers = {"sampled": found.sampled, "rows": found.rows, "events": found.events, "differing": found.differing}
+    sentence = (
+        f"{found.rows:,} rows of {found.sampled} {found.what}, from {found.events:,} events; {found.differing:,} differ"
+    )
+    return Verdict(found.differing == 0, ERROR, sentence, dict(numbers))
 
 
 def judge_freshness(found: dict[str, Any], topics: list[str]) -> Verdict:

@@ -14,7 +14,7 @@ from tallystream.replay.request import Key
 from tallystream.settings import Settings
 from tallystream.views.plan import ViewPlan, quote
 from tallystream.views.reach import Bounds
-from tallystream.warehouse.read import open_reader
+from tallystream.warehouse.read import listed, open_reader
 from tallystream.warehouse.redrive import plan_of
 
 MADE = (
@@ -137,7 +137,7 @@ def read_live(settings: Settings, found: Mapping[str, tuple[str, str]], views: S
         if "redriven" in parts:
             parts["raw"] = RAW
         table = reader.arrow("SELECT " + ", ".join(f"({sql}) AS {quote(name)}" for name, sql in parts.items()))
-    tables = {name: _rows(table[name]) for name in table.column_names}
+    tables = {name: listed(table[name]) for name in table.column_names}
     versions = {d["name"]: d["version"] for d in tables["definitions"].to_pylist()}
     for name in views:
         if versions.get(name) != found[name][0]:
@@ -170,8 +170,3 @@ def _promoted(rows: list[dict[str, Any]], versions: Mapping[str, str]) -> list[P
 
 def _times(rows: list[dict[str, Any]]) -> dict[str, tuple[datetime, datetime]]:
     return {r["topic"]: (r["low"], r["high"]) for r in rows}
-
-
-def _rows(column: pa.ChunkedArray) -> pa.Table:
-    """The rows of a list of structs in the one row that there is; NULL is no rows."""
-    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(column.combine_chunks().flatten())])

@@ -1,47 +1,42 @@
 """Parity: what the stream kept, row by row, is what the view's own SQL gives over the accepted events at once.
 
-The accepted events are not asked of the judge: they are all events of the archive and of the log behind it, without
-the rows of late_events and dead_letters, each event_id of a partition once. So a fault of the judge, of a plan, of a
-merge or of a restart shows, whichever it is.
+Rows are chosen by `sample`, and the events that make them read without asking the judge, by `accepted`: so a fault of the
+judge, of a plan, of a merge or of a restart shows, whichever it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tallystream.database import connect
 from tallystream.settings import HEARTBEAT, Settings
 from tallystream.store.objects import Store
-from tallystream.topics.client import kafka_config, topic_logs
-from tallystream.topics.decode import Decoder
-from tallystream.topics.reader import PartitionReader
-from tallystream.topics.registry import open_registry
 from tallystream.views.loader import create_relations, install_macros
 from tallystream.views.plan import ViewPlan, quote
-from tallystream.warehouse.archive_files import events_of, read, schema_of
-from tallystream.warehouse.archive_index import load
-from tallystream.warehouse.read import Reader, open_reader
+from tallystream.warehouse.accepted import Accepted, Stretch
+from tallystream.warehouse.archive_files import schema_of
+from tallystream.warehouse.read import Reader, listed, open_reader
+from tallystream.warehouse.sample import Sample, sample_of
 
-SCALE = 10**6  # microseconds
-MOST = 5_000_000  # messages of the log's tail that one check reads: beyond it, archive first
-KINDS = ("tumble", "hop")
 HAS_REDRIVEN = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'ledger' AND table_name = 'redriven'"
+SHOWN = 10  # rows that differ, as sentences
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One view's parity: windows sampled, rows compared, events read; up to ten rows that differ, as sentences.
+    """One view's parity: how many of `what` (windows, sessions, keys, rows) were looked at, rows compared, events read.
 
-    `skipped` says why nothing was compared, else None.
+    `examples`: up to ten rows that differ, as sentences. `skipped` says why nothing was compared, else None.
     """
 
     view: str
-    windows: int = 0
+    what: str = ""
+    sampled: int = 0
     rows: int = 0
     events: int = 0
     differing: int = 0
@@ -49,152 +44,114 @@ class Compared:
     skipped: str | None = None
 
 
-def parity(settings: Settings, store: Store, plan: ViewPlan, windows: int, seed: int) -> Compared:
-    """Recomputes `windows` final windows of a view, chosen by `seed`, and compares them with the rows kept.
+def parity(settings: Settings, store: Store, plan: ViewPlan, n: int, seed: int) -> Compared:
+    """Recomputes `n` final windows, sessions or matches of a view, or keys of one without windows, and compares them.
+
+    They are chosen by `seed`. Rows that are not final yet are compared as of the offsets committed then.
 
     Raises:
         WarehouseError: there is no warehouse, or the archive is damaged.
         BrokerError: the log cannot be read.
     """
-    if plan.window is None or plan.window.kind not in KINDS or len(plan.topics) != 1:
-        return Compared(
-            plan.name,
-            skipped="only tumble and hop windows of one topic are sampled; `replay` in mode diff compares all",
-        )
-    topic = plan.topics[0]
+    sample = sample_of(plan, n, seed)
+    if isinstance(sample, str):
+        return Compared(plan.name, skipped=sample)
+    topics = ", ".join(f"'{topic}'" for topic in plan.topics)
     with open_reader(settings) as reader:
-        if reader.rows(f"SELECT count(*) FROM ledger.resets WHERE topic = '{topic}'")[2][0][0]:
-            return Compared(plan.name, skipped="offsets of its topic were reset by hand: the log is not what it was")
-        chosen = _choose(reader, plan, windows, seed)
-        if not chosen:
-            return Compared(plan.name, skipped="no window is final yet")
-        kept, until = _kept(reader, plan, chosen)
-        refused = _refused(reader, topic)
-        starts = dict(reader.rows(f"SELECT partition, start_offset FROM ledger.offsets WHERE topic = '{topic}'")[2])
-    reach = [(start, start + plan.window.size) for start in chosen]
-    lows = {p: low for p, (low, _) in topic_logs(settings, [topic])[topic][1].items()}
-    parts: list[pa.Table] = []
-    for partition, end in sorted(until.items()):
-        index = load(store, topic, partition)
-        behind = index.next if index.next is not None else starts[partition]
-        first = index.first if index.first is not None else behind
-        if (
-            max(behind, lows.get(partition, 0)) > behind
-            or first > starts[partition]
-            or any(s.lost for s in index.spans)
-        ):
-            return Compared(plan.name, skipped=f"neither log nor archive has all of {topic}/{partition}")
-        if end - behind > MOST:
-            return Compared(
-                plan.name,
-                skipped=f"{end - behind:,} messages of {topic}/{partition} are not archived; run the archive job",
-            )
-        for table in _events(settings, store, topic, partition, behind, end, reach):
-            parts.append(_accepted(table, refused.get(partition), end))
-    events = pa.concat_tables(parts) if parts else schema_of(topic).empty_table()
-    made = recompute(plan, events, chosen)
-    names = [*kept.column_names]
-    a, b = _bag(kept, names), _bag(made, names)
-    missing = [r for r in b if a.get(r, 0) < b[r]]
-    extra = [r for r in a if b.get(r, 0) < a[r]]
-    told = [f"missing from the view: {dict(zip(names, r, strict=True))}" for r in missing]
-    told += [f"only in the view: {dict(zip(names, r, strict=True))}" for r in extra]
-    return Compared(plan.name, len(chosen), kept.num_rows, events.num_rows, len(told), tuple(told[:10]))
-
-
-def recompute(plan: ViewPlan, events: pa.Table, chosen: Sequence[int]) -> pa.Table:
-    """The view's rows of the windows that begin at `chosen` (microseconds), from accepted events of one topic.
-
-    `events`: columns of the archive; each event_id of a partition counts once, the first by offset.
-    """
+        if reader.rows(f"SELECT count(*) FROM ledger.resets WHERE topic IN ({topics})")[2][0][0]:
+            moved = "offsets of its topic were reset by hand: the log is not what it was"
+            return Compared(plan.name, sample.what, skipped=moved)
+        state = state_of(reader, plan, sample)
+    chosen, kept = state["chosen"], state["kept"]
+    if not chosen.num_rows:
+        empty = "none of its rows is final yet" if plan.final_condition("rows") is not None else "it has no row yet"
+        return Compared(plan.name, sample.what, skipped=empty)
+    reach = list(zip(chosen["low"].to_pylist(), chosen["high"].to_pylist(), strict=True))
+    accepted = Accepted(settings, store, stretches(state), reach)
+    problem = accepted.problem()
+    if problem is not None:
+        return Compared(plan.name, sample.what, skipped=problem)
     with connect() as con:
-        install_macros(con)
-        create_relations(con)
-        con.register("all_events", events)
-        topic = plan.topics[0]
+        con.register("chosen", chosen)
+        events = accepted.tables(lambda topic, piece: wanted(con, sample, topic, piece))
+        found = replace(compare(con, plan, sample, kept, events), sampled=chosen.num_rows)
+    return found
+
+
+def compare(
+    con: duckdb.DuckDBPyConnection, plan: ViewPlan, sample: Sample, kept: pa.Table, events: Iterable[pa.Table]
+) -> Compared:
+    """Compares `kept` with the view's SQL over `events`, tables of the archive's columns; `con` has the relation `chosen`.
+
+    Of each event_id of a partition the first by offset counts.
+    """
+    install_macros(con)
+    create_relations(con)
+    read = 0
+    by_topic: dict[str, list[pa.Table]] = {topic: [] for topic in plan.topics}
+    for table in events:
+        read += table.num_rows
+        by_topic[table["topic"][0].as_py()].append(table)
+    for topic, parts in by_topic.items():
+        con.register("all_events", pa.concat_tables([schema_of(topic).empty_table(), *parts]))
         columns = ", ".join(quote(name) for name, *_ in con.execute(f"DESCRIBE {topic}").fetchall())
         con.execute(
             f"INSERT INTO {topic} SELECT {columns} FROM all_events WHERE event_type <> '{HEARTBEAT}' "
             'QUALIFY row_number() OVER (PARTITION BY partition, event_id ORDER BY "offset") = 1'
         )
-        starts = ", ".join(f"make_timestamp({int(c)})" for c in chosen)
-        return con.execute(f"SELECT * FROM ({plan.batch_sql()}) WHERE window_start IN ({starts})").to_arrow_table()
-
-
-def _choose(reader: Reader, plan: ViewPlan, windows: int, seed: int) -> list[int]:
-    query = (
-        f"SELECT w FROM (SELECT DISTINCT epoch_us(window_start) AS w FROM {quote(plan.name)} WHERE is_final) "
-        f"ORDER BY hash(w, {int(seed)}) LIMIT {int(windows)}"
+        con.unregister("all_events")
+    con.register("kept", kept)
+    typed = ", ".join(f"CAST({quote(c)} AS {kind}) AS {quote(c)}" for c, kind in plan.types.items())
+    con.execute(f"CREATE TEMP TABLE a AS SELECT {typed} FROM kept")
+    con.execute(
+        f"CREATE TEMP TABLE b AS SELECT {typed} FROM (SELECT v.* FROM ({plan.batch_sql()}) v SEMI JOIN chosen c ON {sample.match})"
     )
-    return [row[0] for row in reader.rows(query)[2]]
+    told: list[str] = []
+    for sentence, one, other in (("missing from the view", "b", "a"), ("only in the view", "a", "b")):
+        rows = con.execute(f"(FROM {one} EXCEPT ALL FROM {other}) ORDER BY ALL").to_arrow_table().to_pylist()
+        told += [f"{sentence}: {row}" for row in rows]
+    return Compared(plan.name, sample.what, 0, kept.num_rows, read, len(told), tuple(told[:SHOWN]))
 
 
-def _kept(reader: Reader, plan: ViewPlan, chosen: list[int]) -> tuple[pa.Table, dict[int, int]]:
-    """The rows kept of these windows, and how far the stream had committed: final windows get no more events."""
-    topic = plan.topics[0]
-    until = dict(reader.rows(f"SELECT partition, next_offset FROM ledger.offsets WHERE topic = '{topic}'")[2])
-    starts = ", ".join(f"make_timestamp({c})" for c in chosen)
-    kept = reader.arrow(f"SELECT * EXCLUDE (is_final) FROM {quote(plan.name)} WHERE window_start IN ({starts})")
-    return kept, until
-
-
-def _refused(reader: Reader, topic: str) -> dict[int, pa.Array[Any]]:
-    """By partition the offsets of late and dead rows that are in no view."""
-    query = (
-        f"SELECT partition, \"offset\" FROM late_events WHERE topic = '{topic}' "
-        f"UNION ALL SELECT partition, \"offset\" FROM dead_letters WHERE topic = '{topic}'"
+def state_of(reader: Reader, plan: ViewPlan, sample: Sample) -> dict[str, pa.Table]:
+    """One committed state, in one query: a stream commits between two, and a row that is not final would differ."""
+    topics = ", ".join(f"'{t}'" for t in plan.topics)
+    refused = (
+        f'SELECT topic, partition, "offset" FROM late_events WHERE topic IN ({topics}) '
+        f'UNION ALL SELECT topic, partition, "offset" FROM dead_letters WHERE topic IN ({topics})'
     )
     if reader.rows(HAS_REDRIVEN)[2][0][0]:
-        query = (
-            f'SELECT * FROM ({query}) ANTI JOIN (SELECT partition, "offset" FROM ledger.redriven '
-            f"WHERE topic = '{topic}' AND verdict = 'applied') USING (partition, \"offset\")"
+        refused = (
+            f'SELECT r.* FROM ({refused}) r ANTI JOIN (SELECT topic, partition, "offset" FROM ledger.redriven '
+            "WHERE verdict = 'applied') d USING (topic, partition, \"offset\")"
         )
-    table = reader.arrow(query)
-    return {
-        p: table.filter(pc.equal(table["partition"], p))["offset"].combine_chunks()
-        for p in pc.unique(table["partition"]).to_pylist()
+    columns = ", ".join(f"v.{quote(c)}" for c in plan.types)
+    parts = {
+        "chosen": "FROM chosen",
+        "kept": f"SELECT {columns} FROM main.{quote(plan.name)} v SEMI JOIN chosen c ON {sample.match}",
+        "refused": refused,
+        "offsets": f"SELECT topic, partition, start_offset, next_offset FROM ledger.offsets WHERE topic IN ({topics})",
     }
+    lists = ", ".join(f"(SELECT list(x) FROM ({sql}) x) AS {name}" for name, sql in parts.items())
+    table = reader.arrow(f"WITH chosen AS MATERIALIZED ({sample.chosen}) SELECT {lists}")
+    return {name: listed(table[name]) for name in parts}
 
 
-def _events(
-    settings: Settings, store: Store, topic: str, partition: int, behind: int, end: int, reach: list[tuple[int, int]]
-) -> Iterator[pa.Table]:
-    """Events whose time is within reach, of the archive up to `behind` and of the log after it."""
-    schema = schema_of(topic)
-    for span in load(store, topic, partition).spans:
-        low, high = span.min_event_time, span.max_event_time
-        if span.events and low is not None and high is not None and any(low < b and high >= a for a, b in reach):
-            yield _within(read(store, span.events, schema), reach)
-    if behind >= end:
-        return
-    decoder = Decoder(topic, open_registry(settings))
-    reader = PartitionReader(kafka_config(settings), topic, partition, behind, end)
-    try:
-        while not reader.done:
-            raw = reader.read()
-            if raw is not None:
-                yield _within(events_of(decoder.decode(raw)), reach)
-    finally:
-        reader.close()
-
-
-def _within(table: pa.Table, reach: list[tuple[int, int]]) -> pa.Table:
-    times = table["event_time"].cast(pa.timestamp("us")).cast(pa.int64())
-    keep = pa.chunked_array([pa.repeat(pa.scalar(False), len(times))]) if len(times) else pc.less(times, 0)
-    for a, b in reach:
-        keep = pc.or_(keep, pc.and_(pc.greater_equal(times, a), pc.less(times, b)))
-    return table.filter(keep)
-
-
-def _accepted(table: pa.Table, refused: pa.Array[Any] | None, end: int) -> pa.Table:
-    keep = pc.less(table["offset"], end)
-    if refused is not None:
-        keep = pc.and_(keep, pc.invert(pc.is_in(table["offset"], value_set=refused)))
-    return table.filter(keep)
-
-
-def _bag(table: pa.Table, names: list[str]) -> Mapping[tuple[Any, ...], int]:
-    found: dict[tuple[Any, ...], int] = {}
-    for row in zip(*(table[n].to_pylist() for n in names), strict=True):
-        found[row] = found.get(row, 0) + 1
+def stretches(state: dict[str, pa.Table]) -> list[Stretch]:
+    """What was tallied of each partition, and what of it is in no view."""
+    refused = state["refused"]
+    found = []
+    for r in state["offsets"].to_pylist():
+        mine = pc.and_(pc.equal(refused["topic"], r["topic"]), pc.equal(refused["partition"], r["partition"]))
+        offsets = refused.filter(mine)["offset"].combine_chunks()
+        found.append(Stretch(r["topic"], r["partition"], r["start_offset"], r["next_offset"], offsets))
     return found
+
+
+def wanted(con: duckdb.DuckDBPyConnection, sample: Sample, topic: str, piece: pa.Table) -> pa.Table:
+    """The events of a piece of archive or log that can have made what is looked at."""
+    con.register("piece", piece)
+    ids = " UNION ALL ".join(sample.events(topic, "piece"))
+    kept = con.execute(f"SELECT p.* FROM piece p SEMI JOIN ({ids}) w USING (event_id)").to_arrow_table()
+    con.unregister("piece")
+    return kept.cast(piece.schema)

@@ -152,6 +152,14 @@ def _fetch(
     return take(con.execute(*given))
 
 
+def listed(column: pa.ChunkedArray) -> pa.Table:
+    """The rows of a list of structs in the one row that there is, as `SELECT list(r) FROM (…) r` gives; NULL is no rows.
+
+    Several in one query are of one committed state.
+    """
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(column.combine_chunks().flatten())])
+
+
 def _client() -> duckdb.DuckDBPyConnection:
     con = connect()
     load_extensions(con)

@@ -80,9 +80,9 @@ def _named(settings: Settings, store: Store, key: Key | None, found: list[Found]
 
 
 def _offer(found: list[Found], name: str) -> str:
-    """The one before, if there is one that looks whole."""
+    """The one before, if there is one that looks whole: its manifest and sizes; the restore reads every byte."""
     older = [f.name for f in found if f.name < name and f.good]
-    return f"; the one before it is whole: `tally restore {older[-1]}`" if older else "; no older one is whole"
+    return f"; the one before it looks whole: `tally restore {older[-1]}`" if older else "; no older one looks whole"
 
 
 def _try(settings: Settings, store: Store, key: Key | None, found: Found) -> Manifest:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Plant:
 
 @pytest.fixture(scope="module")
 def plant(kafka_server: servers.Kafka | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """20 000 events tallied by a live stream; windows of the first minutes are final."""
+    """20 000 events tallied by a live stream; windows of the first minutes are final, and sessions of two hours ago."""
     home: Path = tmp_path_factory.mktemp("plant") / "home"
     with pytest.MonkeyPatch.context() as patch, servers.broker_of(home, kafka_server) as made:
         for name in [n for n in os.environ if n.startswith(("TALLY_", "AWS_", "DAGSTER_"))]:
@@ -78,6 +79,8 @@ def plant(kafka_server: servers.Kafka | None, tmp_path_factory: pytest.TempPathF
         assert made.bootstrap
         found = Plant(environment.load())
         try:
+            ago = datetime.now(UTC) - timedelta(hours=2)
+            found.generate(2000, 4, "--start", f"{ago:%Y-%m-%dT%H:%M:%SZ}")
             found.generate(20_000, 5, "--malformed", "12")
             found.start()
             yield found

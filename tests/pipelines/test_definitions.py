@@ -21,16 +21,14 @@ JOBS = {"replay", "backfill", "archive", "compact", "snapshot", "restore_drill",
 
 
 def described() -> dict[str, Any]:
-    """Assets (views as one, for there are as many as files), checks, jobs, schedules, sensors."""
+    """Assets with columns and freshness, checks, jobs with their forms, schedules, sensors."""
     graph = defs.resolve_asset_graph()
-    views = {view_key(name) for name in catalog().views}
     assets = {}
     for key in sorted(graph.get_all_asset_keys(), key=str):
-        if key in views:
-            continue
         node = graph.get(key)
+        schema = node.metadata.get("dagster/column_schema")
         assets[key.to_user_string()] = {
-            "deps": sorted({"views/*" if d in views else d.to_user_string() for d in node.parent_keys}),
+            "deps": sorted(d.to_user_string() for d in node.parent_keys),
             "group": node.group_name,
             "kinds": sorted(k.removeprefix("dagster/kind/") for k in node.tags if k.startswith("dagster/kind/")),
             "owners": sorted(node.owners),
@@ -39,13 +37,19 @@ def described() -> dict[str, Any]:
             "automation": str(node.automation_condition.get_label() or "condition")
             if node.automation_condition
             else None,
+            "freshness": None if node.freshness_policy is None else freshness(node.freshness_policy),
             "pools": sorted(node.pools or []),
             "checks": sorted(f"{c.name}{' (blocking)' if graph.get(c).blocking else ''}" for c in node.check_keys),
+            "columns": None if schema is None else {c.name: f"{c.type}: {c.description}" for c in schema.columns},
         }
     repository = defs.get_repository_def()
     return {
         "assets": assets,
-        "jobs": sorted(j.name for j in repository.get_all_jobs() if not j.name.startswith("__")),
+        "jobs": {
+            j.name: forms(j)
+            for j in sorted(repository.get_all_jobs(), key=lambda j: j.name)
+            if not j.name.startswith("__")
+        },
         "schedules": {
             s.name: {
                 "cron": s.cron_schedule,
@@ -60,6 +64,29 @@ def described() -> dict[str, Any]:
             for s in sorted(repository.sensor_defs, key=lambda s: s.name)
         },
     }
+
+
+def freshness(policy: Any) -> str:
+    """When it warns and when it fails, without an event."""
+    windows = (policy.warn_window, policy.fail_window)
+    return "warns after {}, fails after {}".format(*(w and w.to_timedelta() for w in windows))
+
+
+def forms(job: dg.JobDefinition) -> dict[str, Any]:
+    """Step -> field -> what the launchpad shows of it."""
+    found = {}
+    for node in job.nodes:
+        kind = getattr(node.definition, "config_schema", None)
+        fields = getattr(kind.config_type, "fields", {}) if kind is not None else {}
+        found[node.name] = {
+            name: {
+                "required": field.is_required,
+                "default": json.loads(field.default_value_as_json_str) if field.default_provided else None,
+                "description": field.description,
+            }
+            for name, field in sorted(fields.items())
+        }
+    return {name: fields for name, fields in found.items() if fields}
 
 
 def test_definitions_are_as_kept() -> None:

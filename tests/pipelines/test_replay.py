@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.assets.backfill import judged
+from tallystream.replay import api
 from tallystream.replay.api import ReplayResult
 from tallystream.settings import Settings
 from tallystream.topics import client
@@ -54,6 +55,29 @@ def test_a_changed_view_is_shown_cell_by_cell(plant: Plant, instance: dg.Dagster
     first = found["diff"][0].data
     assert first["column"] == "revenue_cents" and int(first["replayed"]) == 2 * int(first["live"])
     assert pq.read_table(found["diff_file"]).num_rows == found["changed_cells"]
+
+
+def test_a_corrected_view_is_promoted_while_the_stream_runs_and_undone(
+    plant: Plant, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """By the job, through the stream's own writer."""
+    query = "SELECT * FROM revenue_per_minute ORDER BY ALL"
+
+    def live() -> list[tuple[Any, ...]]:
+        with open_reader(plant.settings) as reader:
+            assert reader.live
+            return reader.rows(query)[2]
+
+    before = live()
+    folder = tmp_path / "views"
+    folder.mkdir()
+    text = (VIEWS / "revenue_per_minute.sql").read_text()
+    (folder / "revenue_per_minute.sql").write_text(text.replace("sum(total_cents)", "sum(2 * total_cents)"))
+    found = told(replayed(instance, mode="promote", topics=["orders"], views_dir=str(folder)))
+    assert found["promotion"] >= 1 and "not_promoted" not in found
+    assert live() == [(*row[:4], 2 * row[4], *row[5:]) for row in before]
+    assert api.undo(plant.settings, found["promotion"])["views"] == ["revenue_per_minute"]
+    assert live() == before
 
 
 def test_a_sandbox_leaves_a_file_of_its_own(plant: Plant, instance: dg.DagsterInstance) -> None:
@@ -117,9 +141,10 @@ def test_a_value_that_the_form_does_not_know_is_refused_before_the_run(
         replayed(instance, mode="overwrite")
 
 
-def hours_of_yesterday() -> dict[str, str]:
-    """The 24 whole hours before this one, as one run's tags."""
-    first, last = ((datetime.now(UTC) - timedelta(hours=n)).strftime("%Y-%m-%d-%H:00") for n in (24, 1))
+def hours(ago: int = 0) -> dict[str, str]:
+    """24 whole hours, the last of them so many days and one hour ago, as one run's tags."""
+    now = datetime.now(UTC) - timedelta(days=ago)
+    first, last = ((now - timedelta(hours=n)).strftime("%Y-%m-%d-%H:00") for n in (24, 1))
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
@@ -147,7 +172,7 @@ def test_a_night_brings_yesterdays_late_events_in_once(
 ) -> None:
     """They are late when they come, and in the views after the night; a second night changes nothing, and takes none out."""
     assert run("archive", instance).success
-    refused = run("backfill", instance, tags=hours_of_yesterday())
+    refused = run("backfill", instance, tags=hours(3))
     assert "no event of orders or clicks lies in" in failure(refused)
     for topic, events in zip(("clicks", "orders"), yesterdays(40, 10), strict=True):
         (file := tmp_path / f"{topic}.ndjson").write_text("\n".join(json.dumps(e) for e in events))
@@ -155,15 +180,13 @@ def test_a_night_brings_yesterdays_late_events_in_once(
     plant.settle()
     before = totals(plant)
     assert run("archive", instance).success
-    assert "late_events" not in backfilled(
-        run("backfill", instance, tags=hours_of_yesterday(), run_config=WITHOUT_LATE)
-    )
+    assert "late_events" not in backfilled(run("backfill", instance, tags=hours(), run_config=WITHOUT_LATE))
     assert totals(plant) == before
-    first = backfilled(run("backfill", instance, tags=hours_of_yesterday()))
+    first = backfilled(run("backfill", instance, tags=hours()))
     assert (first["late_events_brought_in"], first["changed_cells"], first["promotion"]) == (50, 0, "none")
     after = totals(plant)
     assert after[:2] == (before[0] + 40, before[1] + 10)
-    second = backfilled(run("backfill", instance, tags=hours_of_yesterday()))
+    second = backfilled(run("backfill", instance, tags=hours()))
     assert (second["late_events_brought_in"], second["changed_cells"], second["promotion"]) == (0, 0, "none")
     assert totals(plant) == after
     assert told(replayed(instance, mode="diff"))["changed_cells"] == 0

@@ -15,7 +15,7 @@ import pytest
 from dagster._core.events import EngineEventData
 
 from pipelines.assets.backfill import backfill_yesterday
-from pipelines.catalog import catalog, view_key
+from pipelines.catalog import catalog, model_key, view_key
 from pipelines.checks import state
 from pipelines.checks.books import judge_conservation, judge_volume
 from pipelines.definitions import defs
@@ -65,6 +65,18 @@ def test_a_night_without_an_event_of_yesterday_starts_no_run(plant: Plant, insta
     (request,) = ticked(backfill_yesterday, instance, datetime.now(UTC) + timedelta(days=1)).run_requests or []
     assert request.tags["dagster/asset_partition_range_start"].endswith("-00:00")
     assert request.tags["dagster/asset_partition_range_end"].endswith("-23:00")
+
+
+def test_the_models_clock_asks_for_all_models_four_times_an_hour(instance: dg.DagsterInstance) -> None:
+    """`make_models`, tick by tick: nothing at first, all of them once a quarter has begun, and not again within it."""
+    selection = next(s for s in defs.get_repository_def().sensor_defs if s.name == "make_models").asset_selection
+    cursor, asked = None, []
+    for minute in (1, 2, 14, 16, 17, 29, 31):
+        tick = dg.evaluate_automation_conditions(defs, instance, selection, AT.replace(hour=4, minute=minute), cursor)
+        cursor = tick.cursor
+        asked.append({r.key for r in tick.results if r.true_subset.size})
+    models = {model_key(name) for name in catalog().models.models}
+    assert asked == [set(), set(), set(), models, set(), set(), models]
 
 
 def test_views_are_reported_once_a_minute_at_most_without_a_run(plant: Plant, instance: dg.DagsterInstance) -> None:

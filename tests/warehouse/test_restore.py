@@ -166,7 +166,7 @@ def test_damage_is_found_and_the_one_before_is_used_or_offered(two, store, damag
     damage(store, second)
     with pytest.raises(DamagedError, match=told) as refused:
         restore(settings, store, second)
-    assert f"it was not restored; the one before it is whole: `tally restore {first}`" in str(refused.value)
+    assert f"it was not restored; the one before it looks whole: `tally restore {first}`" in str(refused.value)
     assert not settings.warehouse.exists()
     assert not (settings.root / "restore").exists()
     restored = restore(settings, store)
