@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,11 +58,15 @@ class Prompt:
             self.shown += COLOURS.sub("", data.decode(errors="replace"))
 
     def query_runs(self) -> None:
-        """Until Ctrl-C is a signal again: while a line is edited it is a key."""
-        deadline = time.monotonic() + PATIENCE
-        while not termios.tcgetattr(self._fd)[3] & termios.ISIG:
+        """Until the query computes: Ctrl-C ends a line before that, and a key while the line is edited."""
+        begun, deadline = self._cpu_ticks(), time.monotonic() + PATIENCE
+        while self._cpu_ticks() < begun + 50:
             assert time.monotonic() < deadline, self.shown
             self.look()
+
+    def _cpu_ticks(self) -> int:
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return int(user) + int(system)
 
     def close(self) -> None:
         if self.process.poll() is None:
