@@ -31,7 +31,7 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
     def __init__(self, job: Job, writer: Writer):
         self._open: list[Delta] = []  # of the epoch under way
         self._ended: list[Delta] = []  # of epochs that have ended, not yet with a commit
-        self._mirror = OffsetMirror(job.kafka)
+        self._mirror = OffsetMirror(job.kafka, job.settings.mirror_seconds)
         self._writer = writer
         self._committing = ThreadPoolExecutor(1, "tally-commit")
         self._commit: Future[None] | None = None

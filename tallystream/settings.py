@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     object_store: str | None = None
     partitions: int = Field(4, ge=1, le=1024)
     epoch_ms: int = Field(250, ge=10, le=60_000)
+    mirror_ms: int | None = Field(None, ge=0, le=3_600_000)
 
     @field_validator("home")
     @classmethod
@@ -60,6 +61,16 @@ class Settings(BaseSettings):
     def horizon(self) -> int:
         """How long an event_id is remembered, in seconds; never below the lateness."""
         return max(3600, self.lateness) if self.dedup_horizon is None else self.dedup_horizon
+
+    @property
+    def mirror_seconds(self) -> float:
+        """Between two commits of offsets to the consumer group, for lag tools: as Kafka's own auto.commit.interval.ms.
+
+        The embedded broker writes its whole log anew after each change: with millions of events half of two cores.
+        """
+        if self.mirror_ms is not None:
+            return self.mirror_ms / 1000
+        return 5.0 if self.bootstrap_servers else 60.0
 
     @cached_property
     def root(self) -> Path:

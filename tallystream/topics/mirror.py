@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +18,23 @@ log = structlog.get_logger()
 class OffsetMirror:
     """Commits offsets to the group without waiting; a failure is logged and changes nothing."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], every: float):
+        """`every`: seconds between two commits to the group; the last offsets follow at the end."""
         self._consumer = Consumer({**CONSUMER, **config, "on_commit": _report})
+        self._every = every
+        self._next = time.monotonic() + every  # from when on one is due
+        self._waiting: dict[tuple[str, int], int] = {}
 
     def send(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Mirrors next offsets by (topic, partition)."""
-        if not offsets:
-            return
-        marks = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        """Mirrors next offsets by (topic, partition), now or with a later call."""
+        self._waiting.update(offsets)
+        if self._waiting and time.monotonic() >= self._next:
+            self._commit()
+
+    def _commit(self) -> None:
+        marks = [TopicPartition(topic, partition, offset) for (topic, partition), offset in self._waiting.items()]
+        self._waiting = {}
+        self._next = time.monotonic() + self._every
         try:
             self._consumer.commit(offsets=marks, asynchronous=True)
             hit("mirror.inside")
@@ -33,7 +43,9 @@ class OffsetMirror:
             log.warning("mirror failed", error=str(error))
 
     def close(self) -> None:
-        """Leaves the broker."""
+        """Mirrors what waits, and leaves the broker."""
+        if self._waiting:
+            self._commit()
         self._consumer.close()
 
 

@@ -35,8 +35,10 @@ def delta(first: int) -> Any:
 @pytest.fixture
 def partition(monkeypatch: pytest.MonkeyPatch) -> sink.WarehousePartition:
     mirror = SimpleNamespace(send=lambda _: None, close=lambda: None)
-    monkeypatch.setattr(sink, "OffsetMirror", lambda _: mirror)
-    return sink.WarehousePartition(SimpleNamespace(kafka={}), SlowWriter())  # type: ignore[arg-type]
+    monkeypatch.setattr(sink, "OffsetMirror", lambda *_: mirror)
+    return sink.WarehousePartition(
+        SimpleNamespace(kafka={}, settings=SimpleNamespace(mirror_seconds=0.0)), SlowWriter()
+    )  # type: ignore[arg-type]
 
 
 def until(true: Any) -> None:

@@ -60,7 +60,7 @@ class Dying(supervise.Supervisor):
     def __init__(self, settings: Settings, failpoints: list[str], workers: int = 1, views: Path | None = None):
         self.told = io.StringIO()
         super().__init__(settings, views, workers, False, Console(file=self.told))
-        self._settings = settings.model_copy(update={"epoch_ms": EPOCH})
+        self._settings = settings.model_copy(update={"epoch_ms": EPOCH, "mirror_ms": 0})
         self._left = list(failpoints)
         self.deaths: list[str | None] = []
 
