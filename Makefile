@@ -19,6 +19,8 @@ setup: .venv/.ready ## the virtual environment, from the hashed lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/all.txt
 	$(PY) -m pip check
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Where Python may not write bytecode it would compile our modules at each start of a process.
+	$(PY) -m compileall -q tallystream dataflows pipelines
 	@touch $@
 
 demo: setup ## the whole flow on 300 000 synthetic events, with an embedded broker

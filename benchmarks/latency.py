@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tallystream.settings import Settings
 from tallystream.topics.client import kafka_config, topic_logs
-from tallystream.warehouse.read import live_address, open_reader
+from tallystream.warehouse.live import live_address
+from tallystream.warehouse.read import open_reader
 
 EVERY = 0.02  # seconds between two looks of the reader
 SAMPLE = 997  # every so many events of a partition is followed

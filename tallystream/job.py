@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from tallystream.errors import BrokerRestartedError
@@ -13,7 +12,6 @@ from tallystream.topics import broker
 from tallystream.topics.batch import DecodedBatch, JudgedBatch, RawBatch
 from tallystream.topics.client import kafka_config
 from tallystream.topics.judge import Rules
-from tallystream.views.loader import load_views
 from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.prepare import PartitionStart
 
@@ -30,20 +28,16 @@ class Work:
 class Job:
     """One run: the settings, the views, where each partition starts, and how many processes share it.
 
+    `plans`: what the warehouse was prepared for, whatever the folder's files say by now.
     `broker`: the start of the embedded broker whose log was found to be the one tallied; None for another broker.
     """
 
     settings: Settings
-    views_dir: Path | None
+    plans: dict[str, ViewPlan]
     starts: list[PartitionStart]
     workers: int
     process: int
     broker: tuple[int, int] | None = None
-
-    @cached_property
-    def plans(self) -> dict[str, ViewPlan]:
-        """The views to keep, read from the folder the supervisor prepared for."""
-        return load_views(self.views_dir)
 
     @cached_property
     def kafka(self) -> dict[str, Any]:

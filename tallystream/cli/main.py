@@ -110,7 +110,3 @@ def _tell(sentence: str, code: int) -> None:
     told = sentence.replace("[", "\\[")
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {told}")
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

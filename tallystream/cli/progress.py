@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from tallystream.settings import Settings
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 
 EVERY = 0.5  # seconds between two looks
 PLAIN_EVERY = 10.0  # seconds between two lines where no terminal is

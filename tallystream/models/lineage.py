@@ -13,7 +13,8 @@ from tallystream.models.load import Model, Models
 from tallystream.settings import TOPICS
 from tallystream.views.dialect import DIALECT
 from tallystream.views.plan import ViewPlan
-from tallystream.views.relations import Relation, relations
+from tallystream.views.relation import Relation
+from tallystream.views.relations import relations
 
 Columns = dict[str, list[tuple[str, str]]]
 WINDOW = {

@@ -10,9 +10,6 @@ from typing import Any, Protocol
 from tallystream.errors import ContractError
 from tallystream.settings import Settings
 from tallystream.topics.contracts import SCHEMAS, contract, index
-from tallystream.topics.http_registry import HttpRegistry
-
-__all__ = ["FolderRegistry", "HttpRegistry", "Registry", "open_registry"]
 
 
 class Registry(Protocol):
@@ -59,4 +56,9 @@ class FolderRegistry:
 def open_registry(settings: Settings, patience: float = 0.0, stopping: Callable[[], bool] = lambda: False) -> Registry:
     """The registry that the settings name; `patience` and `stopping` as `HttpRegistry` has them."""
     url = settings.schema_registry_url
-    return HttpRegistry(url, patience=patience, stopping=stopping) if url else FolderRegistry()
+    if not url:
+        return FolderRegistry()
+    # Imported here: an HTTP client is a tenth of a second of the start, and most streams have no registry to ask.
+    from tallystream.topics.http_registry import HttpRegistry
+
+    return HttpRegistry(url, patience=patience, stopping=stopping)

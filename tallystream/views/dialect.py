@@ -9,8 +9,6 @@ from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.tokens import TokenType  # type: ignore[attr-defined]
 
-ORIGIN = "TIMESTAMP '1970-01-01'"
-
 
 class ViewDialect(DuckDB):
     """DuckDB, where `session` is a name: sqlglot reads it as a keyword."""
@@ -47,16 +45,6 @@ def safe_sql(node: exp.Expr) -> str:
         isinstance(n, ARITHMETIC) or (isinstance(n, exp.Func) and not isinstance(n, SAFE)) for n in tried.walk()
     )
     return f"TRY({to_sql(tried)})" if risky else to_sql(tried)
-
-
-def quote(name: str) -> str:
-    """An SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def micros(n: int) -> str:
-    """An interval of `n` microseconds."""
-    return f"to_microseconds({n})"
 
 
 @cache

@@ -9,12 +9,12 @@ import duckdb
 
 from tallystream.errors import ViewError
 from tallystream.settings import PROJECT
-from tallystream.views.dialect import quote
+from tallystream.views.names import quote
 from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.read import read
+from tallystream.views.relation import TOPIC_COLUMNS
 from tallystream.views.relations import (
     MACROS,
-    TOPIC_COLUMNS,
     create_relations,
     describe,
     install_macros,

@@ -16,8 +16,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from tallystream.views.dialect import quote
-from tallystream.views.relations import Relation
+from tallystream.views.names import quote
+from tallystream.views.relation import Relation
 from tallystream.views.shape import Window
 
 __all__ = ["ViewPlan", "quote"]

@@ -11,7 +11,7 @@ from tallystream.views.dialect import safe_sql, to_sql
 from tallystream.views.read_aggregates import is_aggregate, read_aggregate
 from tallystream.views.read_source import read_source
 from tallystream.views.refuse import Refusal
-from tallystream.views.relations import Relation
+from tallystream.views.relation import Relation
 from tallystream.views.shape import WINDOW_COLUMNS, Grouped, Output, Window
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import duckdb
 from sqlglot import exp
 
-from tallystream.views.dialect import quote, safe_sql, to_sql
+from tallystream.views.dialect import safe_sql, to_sql
+from tallystream.views.names import quote
 from tallystream.views.read_aggregates import is_aggregate
 from tallystream.views.read_grouped import check_name
 from tallystream.views.read_source import refuse_column_aliases
 from tallystream.views.refuse import Refusal
-from tallystream.views.relations import Relation, relations
+from tallystream.views.relation import Relation
+from tallystream.views.relations import relations
 from tallystream.views.shape import WINDOW_COLUMNS, Attribution, Output, Side
 
 KEEP = "keep one view for each topic and join them when you query"

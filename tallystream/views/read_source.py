@@ -7,7 +7,8 @@ from sqlglot import exp
 
 from tallystream.views.dialect import to_sql
 from tallystream.views.refuse import Refusal
-from tallystream.views.relations import Relation, relations
+from tallystream.views.relation import Relation
+from tallystream.views.relations import relations
 from tallystream.views.shape import Window
 
 USES = {

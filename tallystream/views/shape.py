@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from tallystream.views.aggregates import Aggregate
-from tallystream.views.relations import Relation
+from tallystream.views.relation import Relation
 
 WINDOW_COLUMNS = ("window_start", "window_end")
 

@@ -15,10 +15,10 @@ import httpx
 
 from tallystream.errors import TallyError, UsageError, WarehouseError
 from tallystream.settings import Settings
+from tallystream.warehouse.extensions import open_warehouse
 from tallystream.warehouse.held import PATIENCE, PAUSE, WAIT, named
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 from tallystream.warehouse.schema import migrate
-from tallystream.warehouse.writer import open_warehouse
 
 LOCK_WAIT = 3.0  # seconds, beside a stream: the processes of a killed supervisor need a moment to die
 # A snapshot of a large warehouse to a far store takes its time; a writer that died is noticed at once.

@@ -12,6 +12,7 @@ import duckdb
 from duckdb.func import FunctionNullHandling
 
 from tallystream.errors import WarehouseError
+from tallystream.settings import Settings
 from tallystream.warehouse.guard import authorize
 from tallystream.warehouse.held import connect
 
@@ -103,3 +104,13 @@ def lock_down(con: duckdb.DuckDBPyConnection, allowed_dirs: Sequence[Path]) -> N
 def quoted(text: str) -> str:
     """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def open_warehouse(settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Opens the file for writing, locked down.
+
+    Raises:
+        WarehouseError: another process holds the file, or it is no warehouse.
+    """
+    settings.root.mkdir(parents=True, exist_ok=True)
+    return open_writer_connection(settings.warehouse, [settings.root / "export"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import socket
 import time
@@ -22,8 +20,8 @@ from tallystream.settings import Settings
 from tallystream.warehouse.cancel import LeftError, cancellable
 from tallystream.warehouse.extensions import load_extensions, lock_down
 from tallystream.warehouse.guard import check_select
+from tallystream.warehouse.live import live_address
 from tallystream.warehouse.schema import open_read_only
-from tallystream.warehouse.serve import live_file
 
 T = TypeVar("T")
 
@@ -33,18 +31,6 @@ SEND = "FROM quack_query(?, ?, token := ?, disable_ssl := true)"
 HTTP_TIMEOUT = 24 * 3600  # seconds; httpfs's 30 would cut a long query
 KIND = re.compile(r"^(?:[A-Z]\w+ )+Error: ")
 OWN_LINE = re.compile(r"\n+LINE 1: FROM quack_query\(.*\Z", re.DOTALL)
-
-
-def live_address(settings: Settings) -> dict[str, Any] | None:
-    """{pid, quack, admin, token, started_at} of the running writer; None without one, or when it died."""
-    try:
-        found: dict[str, Any] = json.loads(live_file(settings).read_text())
-        os.kill(int(found["pid"]), 0)
-    except PermissionError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found
 
 
 def open_reader(settings: Settings) -> Reader:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tallystream.views.dialect import micros
+from tallystream.views.names import micros
 from tallystream.views.plan import ViewPlan, quote
-from tallystream.views.relations import Relation
+from tallystream.views.relation import Relation
 from tallystream.views.shapes.attribution import AttributionPlan
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.session import SessionPlan

@@ -9,7 +9,6 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -18,16 +17,12 @@ from prometheus_client import CollectorRegistry
 from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
 from tallystream.warehouse.admin import Action, AdminServer
+from tallystream.warehouse.live import live_file
 
 RUNNING = """
     SELECT epoch(now()::TIMESTAMP - query_started_at) FROM quack_active_connections() WHERE state = 'active' ORDER BY 1 DESC
 """
 TRIES = 5  # free ports: between our look and Quack's bind another process can take one
-
-
-def live_file(settings: Settings) -> Path:
-    """Where a running writer says how to reach it; readable by its user alone."""
-    return settings.run_dir / "live.json"
 
 
 class LiveServer:

@@ -12,7 +12,8 @@ import httpx
 
 from tallystream.settings import TOPICS, Settings
 from tallystream.topics.client import kafka_config, topic_logs
-from tallystream.warehouse.read import Reader, live_address, open_reader
+from tallystream.warehouse.live import live_address
+from tallystream.warehouse.read import Reader, open_reader
 
 COUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
 LEDGER = f"""

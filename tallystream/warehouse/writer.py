@@ -19,7 +19,7 @@ from tallystream.views.plan import ViewPlan
 from tallystream.warehouse.actions import recovery_actions
 from tallystream.warehouse.commit import Committer
 from tallystream.warehouse.compactor import Compactor
-from tallystream.warehouse.extensions import open_writer_connection
+from tallystream.warehouse.extensions import open_warehouse
 from tallystream.warehouse.metrics import Metrics
 from tallystream.warehouse.serve import LiveServer
 
@@ -113,13 +113,3 @@ class Writer:
     def close(self) -> None:
         """Stops serving and lets go of the file; what is not committed is gone."""
         self._stack.close()
-
-
-def open_warehouse(settings: Settings) -> duckdb.DuckDBPyConnection:
-    """Opens the file for writing, locked down.
-
-    Raises:
-        WarehouseError: another process holds the file, or it is no warehouse.
-    """
-    settings.root.mkdir(parents=True, exist_ok=True)
-    return open_writer_connection(settings.warehouse, [settings.root / "export"])

@@ -17,8 +17,8 @@ from tallystream.database import connect
 from tallystream.errors import QueryError
 from tallystream.settings import PROJECT
 from tallystream.warehouse.extensions import load_extensions
+from tallystream.warehouse.live import live_file
 from tallystream.warehouse.read import open_reader
-from tallystream.warehouse.serve import live_file
 from tests.recovery.killed import compare_all, stream, tally
 from tests.recovery.shop import Publishing, Shop, publish
 from tests.servers.broker import PATIENCE, until

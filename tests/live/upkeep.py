@@ -19,8 +19,8 @@ from tallystream.settings import Settings
 from tallystream.store.objects import open_store
 from tallystream.topics.generate import generate
 from tallystream.topics.shop import Shop
+from tallystream.warehouse.live import live_address
 from tallystream.warehouse.operate import archive_committed, compact_now, take_snapshot
-from tallystream.warehouse.read import live_address
 from tallystream.warehouse.status import collect
 
 HOURS = 24

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tallystream.warehouse.control import open_prepared
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 from tests.oracle.books import compare, keep, read_log
 from tests.servers.broker import PATIENCE, until
 

@@ -12,7 +12,7 @@ import pytest
 
 from tallystream.settings import PROJECT
 from tallystream.views.loader import VIEWS
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 from tests.servers.broker import PATIENCE, until
 
 from .killed import Dying, Rebuilding, children, compare_all, patient, stream, tally

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tallystream.topics.judge import Judge, Rules
 from tallystream.topics.publish import send_all
 from tallystream.warehouse.control import open_prepared
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 from tests.oracle.avro_rules import HEADER, BrokenRuleError, Walk
 from tests.oracle.books import schemas
 from tests.oracle.judging import KEYS, Message, judge

@@ -10,7 +10,7 @@ import time
 from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
 from tallystream.warehouse.control import open_prepared, run_lock
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 from tests.servers.broker import PATIENCE, Broker, until
 
 from .killed import EPOCH, Hunted, children, compare_all, compare_prefix, patient, stream, tally

@@ -14,7 +14,8 @@ from confluent_kafka import TopicPartition
 from tallystream.topics import client
 from tallystream.topics.client import ensure_topics, topic_logs
 from tallystream.warehouse.control import open_prepared
-from tallystream.warehouse.read import live_address, open_reader
+from tallystream.warehouse.live import live_address
+from tallystream.warehouse.read import open_reader
 from tests.servers.broker import delete_topics, until
 
 from .killed import compare_all, stream, tally

@@ -10,7 +10,8 @@ from tallystream.settings import TOPICS
 from tallystream.topics.publish import send_all
 from tallystream.topics.registry import FolderRegistry
 from tallystream.warehouse.control import open_prepared
-from tallystream.warehouse.read import live_address, open_reader
+from tallystream.warehouse.live import live_address
+from tallystream.warehouse.read import open_reader
 from tests.servers.broker import until
 from tests.topics.registries import serving
 

@@ -13,7 +13,7 @@ import pytest
 from tallystream.errors import WarehouseError
 from tallystream.replay import api
 from tallystream.replay.request import ReplayRequest
-from tallystream.warehouse.read import live_address
+from tallystream.warehouse.live import live_address
 from tests.replay.shop import buggy, revenue, rows, tally
 
 pytestmark = pytest.mark.embedded

@@ -10,8 +10,8 @@ from tallystream.errors import BrokerError, ContractError
 from tallystream.settings import TOPICS, load
 from tallystream.topics.contracts import contract
 from tallystream.topics.encode import Encoder
-from tallystream.topics.http_registry import without_docs
-from tallystream.topics.registry import FolderRegistry, HttpRegistry, open_registry
+from tallystream.topics.http_registry import HttpRegistry, without_docs
+from tallystream.topics.registry import FolderRegistry, open_registry
 from tests.servers.registry import address, serving
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from tallystream.views.dialect import micros
+from tallystream.views.names import micros
 from tallystream.views.plan import DELTA, ViewPlan
-from tallystream.views.relations import Relation
+from tallystream.views.relation import Relation
 from tallystream.views.shape import Attribution, Side, Window
 
 # Microseconds around the delta's times in which most matches stand, and then most of the rest. The join sorts all right

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tallystream.views.aggregates import SETS, SKETCHES, Aggregate, Part, final_of
-from tallystream.views.dialect import micros, quote
+from tallystream.views.names import micros, quote
 from tallystream.views.plan import ViewPlan
-from tallystream.views.relations import Relation
+from tallystream.views.relation import Relation
 from tallystream.views.shape import Grouped, Window
 from tallystream.views.shapes.grouped_sql import batch_sql, fill, partial_sql, parts_in
 

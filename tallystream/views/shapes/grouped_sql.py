@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from tallystream.views.aggregates import Aggregate, Part, batch_of, parts_of
-from tallystream.views.dialect import ORIGIN, micros, quote
+from tallystream.views.names import ORIGIN, micros, quote
 from tallystream.views.shape import Grouped
 
 # A text or a quoted name, in which nothing is written out, or one of our names.

@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from tallystream.views.aggregates import Aggregate, Part, parts_of
-from tallystream.views.dialect import micros
+from tallystream.views.names import micros
 from tallystream.views.plan import ViewPlan
 from tallystream.views.shape import Grouped
 from tallystream.views.shapes.grouped import GroupedPlan
