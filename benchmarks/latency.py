@@ -20,7 +20,7 @@ from tallystream.topics.client import kafka_config, topic_logs
 from tallystream.warehouse.live import live_address
 from tallystream.warehouse.read import open_reader
 
-EVERY = 0.02  # seconds between two looks of the reader
+EVERY = 0.05  # seconds between two looks of the reader
 SAMPLE = 997  # every so many events of a partition is followed
 POSITIONS = "SELECT partition, next_offset FROM ledger.offsets WHERE topic = 'clicks'"
 

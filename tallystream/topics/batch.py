@@ -74,6 +74,20 @@ class RawBatch:
     keys: list[bytes | None]
     values: list[bytes | None]
 
+    def joined(self, after: RawBatch) -> RawBatch:
+        """This batch and the one that begins where it ends, as one."""
+        assert (self.topic, self.partition, self.next) == (after.topic, after.partition, after.first)
+        return RawBatch(
+            self.topic,
+            self.partition,
+            self.first,
+            after.next,
+            np.concatenate([self.offsets, after.offsets]),
+            np.concatenate([self.timestamps, after.timestamps]),
+            self.keys + after.keys,
+            self.values + after.values,
+        )
+
     @property
     def last(self) -> LastRecord | None:
         """Its last record; None when it has none, only offsets without a message."""

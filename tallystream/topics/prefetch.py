@@ -5,15 +5,19 @@ Handing messages over costs Python time, decoding and tallying release its lock:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from tallystream.topics.batch import RawBatch
-from tallystream.topics.reader import PartitionReader
+from tallystream.topics.reader import MAX_BYTES, MAX_MESSAGES, PartitionReader
 
-DEPTH = 2  # batches kept ready for a partition: one is worked on, one is waiting
-IDLE = 0.002  # seconds between two looks when no partition had anything
+DEPTH = 2  # batches kept ready for a partition: one is worked on, one is waiting; and one more while they are small
+IDLE = 0.005  # seconds between two looks when no partition had anything new
+# A batch costs the flow some tens of milliseconds however small it is: one that waits grows, up to so many messages and bytes.
+GROWS_TO = MAX_MESSAGES // 2
+GROWS_TO_BYTES = MAX_BYTES // 2
 
 
 class Lane:
@@ -25,6 +29,7 @@ class Lane:
         self._wake = wake
         self._ready: deque[RawBatch] = deque()
         self._error: BaseException | None = None
+        self._room = 0  # bytes by which the last batch in `_ready` may yet grow
         # Set when the last batch is in `_ready`: the reader itself is at its end a moment before that.
         self._finished = False
         self.closed = False
@@ -40,17 +45,18 @@ class Lane:
         Raises:
             BrokerError: what the reader met, after all that it had read before was taken.
         """
-        if self._ready:
+        try:
             batch = self._ready.popleft()
-            self._wake.set()
-            return batch
-        if self._error is not None:
-            raise self._error
-        return None
+        except IndexError:
+            if self._error is not None:
+                raise self._error from None
+            return None
+        self._wake.set()
+        return batch
 
     def fill(self) -> bool:
-        """Reads one batch when there is room, in the reading thread; whether there was one."""
-        if self._error is not None or self._finished or len(self._ready) >= DEPTH:
+        """Reads one batch when there is room, in the reading thread; whether there is one more now."""
+        if self._error is not None or self._finished or (len(self._ready) >= DEPTH and not self._room):
             return False
         if self._reader.done:
             self._finished = True
@@ -60,9 +66,25 @@ class Lane:
         except BaseException as error:
             self._error = error
             return False
-        if batch is not None:
+        return batch is not None and self._keep(batch)
+
+    def _keep(self, batch: RawBatch) -> bool:
+        """Behind the others, True; or as the end of the last of them, unless the flow has taken it: False."""
+        size = sum(map(len, filter(None, batch.values)))
+        # A batch read again for a view being built ends where another begins to count.
+        room = GROWS_TO_BYTES - size if self._stop_at(batch.first) is None and len(batch.values) < GROWS_TO else 0
+        waiting = None
+        if self._room > 0 and room > 0:
+            with contextlib.suppress(IndexError):
+                waiting = self._ready.pop()
+        if waiting is None:
+            self._room = max(0, room)
             self._ready.append(batch)
-        return batch is not None
+            return True
+        grown = waiting.joined(batch)
+        self._room = max(0, self._room - size) if len(grown.values) < GROWS_TO else 0
+        self._ready.append(grown)
+        return False
 
     def leave(self) -> None:
         """Leaves the broker, in the reading thread."""

@@ -112,17 +112,22 @@ class AttributionPlan(ViewPlan):
             f"INSERT INTO tally_best {self._nearest(f'SELECT n, {keys}, t FROM {rest}', stored.format(near))}"
             for near in [*(self._close("x", times, within) for within in CLOSE if times is not None), ""]
         ]
-        return [
+        of_rights = [
             f"INSERT INTO {self.right} SELECT {keys}, t, r FROM {delta} WHERE side = 'right'",
             f"CREATE OR REPLACE TEMP TABLE tally_lefts AS {mine}",
             f"UPDATE {self.state} AS s SET r = o.r FROM ({self._nearest('FROM tally_lefts', theirs)}) o "
             f"WHERE s.rowid = o.n AND (s.r IS NULL OR o.r {better} s.r)",
+        ]
+        of_lefts = [
             f"CREATE OR REPLACE TEMP TABLE tally_lefts AS SELECT {columns}, row_number() OVER () AS n FROM {delta} WHERE side = 'left'",
             f"CREATE OR REPLACE TEMP TABLE tally_best (n BIGINT, r {self.state_types['r']})",
             # Most right events stand close by: only for the others is the long past sorted.
             *found,
             f"INSERT INTO {self.state} BY NAME SELECT l.* EXCLUDE (n), b.r FROM tally_lefts l LEFT JOIN tally_best b USING (n)",
         ]
+        # Statements over no rows cost as much as over a few: a third of a small commit.
+        there = {side: times is None or times[side][0] is not None for side in ("right", "left")}
+        return [*(of_rights if there["right"] else []), *(of_lefts if there["left"] else [])]
 
     def _nearest(self, lefts: str, rights: str) -> str:
         """(n, r): of each left row the nearest right one; of several at one time the one by event_id.
