@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import bytewax.operators as op
+import pyarrow as pa
 from bytewax.dataflow import Dataflow
 from bytewax.operators import KeyedStream, Stream
 
@@ -71,16 +73,36 @@ def judge(name: str, up: Stream[Work], job: Job, topic: str) -> Stream[Work]:
     return op.map(name, up, guarded(step))
 
 
-def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
-    """Each view's partial over the accepted events: what the sink will merge."""
+def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[list[Delta]]:
+    """Each view's partial over the accepted events: what the sink will merge.
+
+    Made once for all batches that come together, one of each partition: a query over a few hundred events costs as much
+    as one over a few thousand. Their Deltas stay together too, for the first has the rows of all.
+    """
     tallier = Tallier(job.plans)
 
-    def step(work: Work) -> tuple[str, Delta]:
-        b = work.batch
-        assert isinstance(b, JudgedBatch)
-        partials = tallier.tally(b.topic, b.applied, work.building or None)
-        hit("tally.after")
-        return SINK_KEY, Delta(
+    def step(works: list[Work]) -> list[tuple[str, list[Delta]]]:
+        groups: dict[frozenset[str], list[JudgedBatch]] = {}
+        for work in works:
+            assert isinstance(work.batch, JudgedBatch)
+            groups.setdefault(work.building, []).append(work.batch)
+        made = []
+        for building, batches in groups.items():
+            partials = tallier.tally(batches[0].topic, pa.concat_tables(b.applied for b in batches), building or None)
+            made.append((SINK_KEY, together(batches, partials, building)))
+            hit("tally.after")
+        return made
+
+    return op.flat_map_batch(name, up, guarded(step))
+
+
+def together(
+    batches: Sequence[JudgedBatch], partials: dict[str, pa.Table], building: frozenset[str] = frozenset()
+) -> list[Delta]:
+    """The Deltas of batches of one topic; the first carries the partials of all, and since when their events are."""
+    times = [b.min_event_time for b in batches if b.min_event_time is not None]
+    deltas = [
+        Delta(
             b.topic,
             b.partition,
             b.first,
@@ -95,16 +117,19 @@ def tally(name: str, up: Stream[Work], job: Job) -> KeyedStream[Delta]:
             b.memory_max_time,
             b.max_event_time,
             b.schema_ids,
-            partials,
-            work.building,
+            {},
+            building,
             b.min_event_time,
             b.last,
         )
+        for b in batches
+    ]
+    deltas[0].partials = partials
+    deltas[0].partials_from = min(times, default=None)
+    return deltas
 
-    return op.map(name, up, guarded(step))
 
-
-def branch(flow: Dataflow, job: Job, topic: str) -> KeyedStream[Delta]:
+def branch(flow: Dataflow, job: Job, topic: str) -> KeyedStream[list[Delta]]:
     """One topic's way from its partitions to the sink's door."""
     raw = op.input(f"{topic}_source", flow, TopicSource(job, topic))
     decoded = decode(f"{topic}_decode", raw, job, topic)

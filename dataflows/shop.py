@@ -7,7 +7,7 @@
 - source   one item is one batch: all messages of one partition for offsets [a, b)
 - decode   Avro to Arrow, vectorised; what cannot be read is a dead letter
 - judge    dead, late, duplicate or applied, from the partition's log prefix alone
-- tally    each view's partial over the accepted events
+- tally    each view's partial over the accepted events, once for all batches that come together
 - sink     offsets, views, judge memory, late and dead rows and the ledger, in ONE transaction
 
 Bytewax's recovery store and windows are not used: the warehouse is the one truth, and a window

@@ -20,7 +20,7 @@ WAITING = 2_000_000  # messages that may wait for a commit; then the flow waits 
 FAILED: list[BaseException] = []  # the last commit, when it failed after the flow's end
 
 
-class WarehousePartition(StatefulSinkPartition[Delta, None]):
+class WarehousePartition(StatefulSinkPartition[list[Delta], None]):
     """Gathers an epoch's Deltas for the one writer.
 
     A commit runs beside the next epoch's reading and decoding, one at a time and in order. Epochs that end
@@ -38,9 +38,10 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
         self._lock = threading.Lock()  # of _ended and _running: the commit's thread takes what has ended meanwhile
         self._running = False
 
-    def write_batch(self, values: list[Delta]) -> None:
-        """Keeps the Deltas for the commit."""
-        self._open += values
+    def write_batch(self, values: list[list[Delta]]) -> None:
+        """Keeps the Deltas for the commit; those of one list come into one, for they share their partials."""
+        for deltas in values:
+            self._open += deltas
         hit("sink.write_batch")
 
     def snapshot(self) -> None:
@@ -109,7 +110,7 @@ class WarehousePartition(StatefulSinkPartition[Delta, None]):
             self._mirror.close()
 
 
-class WarehouseSink(FixedPartitionedSink[Delta, None]):
+class WarehouseSink(FixedPartitionedSink[list[Delta], None]):
     """One partition, in process 0, which owns the `writer`; the others have none."""
 
     def __init__(self, job: Job, writer: Writer | None):

@@ -141,8 +141,8 @@ class JudgedBatch:
 class Delta:
     """What one batch changes in the warehouse; the sink commits Deltas, and nothing else.
 
-    `partials` maps a view's name to the rows of its plan's partial. `first`, `next`: offsets
-    half-open. `min_event_time`, `memory_max_time`: of the events applied, microseconds. A Delta with `building` set belongs to those views alone and touches no account.
+    `partials` maps a view's name to the rows of its plan's partial; they may be those of other Deltas too, which are
+    committed with it, and then `partials_from` is the least event time in them. `first`, `next`: offsets half-open. `min_event_time`, `memory_max_time`: of the events applied, microseconds. A Delta with `building` set belongs to those views alone and touches no account.
     """
 
     topic: str
@@ -163,3 +163,4 @@ class Delta:
     building: frozenset[str] = frozenset()
     min_event_time: int | None = None
     last: LastRecord | None = None
+    partials_from: int | None = None

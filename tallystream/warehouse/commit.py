@@ -182,7 +182,8 @@ class Committer:
             "SELECT epoch_us(frozen_before) FROM ledger.frozen WHERE name = ? AND version = ?",
             [plan.name, plan.version],
         ).fetchone()
-        return row is not None and any(d.min_event_time is None or d.min_event_time < row[0] for d in deltas)
+        oldest = [d.min_event_time if d.partials_from is None else d.partials_from for d in deltas]
+        return row is not None and any(time is None or time < row[0] for time in oldest)
 
     def _insert(self, table: str, parts: list[pa.Table]) -> None:
         parts = [part for part in parts if part.num_rows]

@@ -50,10 +50,10 @@ def until(true: Any) -> None:
 
 def test_what_ends_during_a_commit_is_committed_after_it_though_no_epoch_follows(partition: Any) -> None:
     writer = partition._writer
-    partition.write_batch([delta(0)])
+    partition.write_batch([[delta(0)]])
     partition.snapshot()
     for first in (1, 2):
-        partition.write_batch([delta(first)])
+        partition.write_batch([[delta(first)]])
         partition.snapshot()
     assert writer.commits == []
     writer.go.release(2)
@@ -66,7 +66,7 @@ def test_after_a_pause_it_commits_again(partition: Any) -> None:
     writer = partition._writer
     writer.go.release(9)
     for first in range(3):
-        partition.write_batch([delta(first)])
+        partition.write_batch([[delta(first)]])
         partition.snapshot()
         until(lambda first=first: len(writer.commits) == first + 1)
     partition.close()
@@ -77,10 +77,10 @@ def test_a_failed_commit_is_raised_by_the_next_epoch_and_nothing_after_it_is_tri
     writer = partition._writer
     writer.fails = True
     writer.go.release(9)
-    partition.write_batch([delta(0)])
+    partition.write_batch([[delta(0)]])
     partition.snapshot()
     until(lambda: not partition._running)
-    partition.write_batch([delta(1)])
+    partition.write_batch([[delta(1)]])
     with pytest.raises(WarehouseError, match="disk is full"):
         partition.snapshot()
     assert writer.commits == []
@@ -93,7 +93,7 @@ def test_a_flow_that_outruns_its_commits_waits_for_them(partition: Any, monkeypa
 
     def flow() -> None:
         for first in range(20):
-            partition.write_batch([delta(first)])
+            partition.write_batch([[delta(first)]])
             partition.snapshot()
             ended.append(first)
 
