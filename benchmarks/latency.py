@@ -25,8 +25,16 @@ SAMPLE = 997  # every so many events of a partition is followed
 POSITIONS = "SELECT partition, next_offset FROM ledger.offsets WHERE topic = 'clicks'"
 
 
+class BeyondError(Exception):
+    """The rate is beyond what the stream can take beside its generator and its reader: the lag grows."""
+
+
 def measure(settings: Settings, rate: int, seconds: int, views: list[str]) -> dict[str, Any]:
-    """Runs stream and paced generator for so long; milliseconds from source to visible, and the commits' durations."""
+    """Runs stream and paced generator for so long; milliseconds from source to visible, and the commits' durations.
+
+    Raises:
+        BeyondError: the stream fell behind, so that there is no such time.
+    """
     tally = [sys.executable, "-m", "tallystream.cli"]
     stream = subprocess.Popen([*tally, "run", *views])
     shop = None
@@ -90,5 +98,5 @@ def _waits(looks: list[tuple[float, dict[int, int]]], partition: int, stamps: np
     seen = np.array([positions.get(partition, 0) for _, positions in looks])
     first = np.searchsorted(seen, stamps[:, 0], side="right")
     if (first >= len(times)).any():
-        raise SystemExit("events were not visible two seconds after the last was sent: the rate is beyond the stream's")
+        raise BeyondError("events were not visible two seconds after the last was sent")
     return times[first] * 1000 - stamps[:, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import duckdb
@@ -38,6 +39,9 @@ WIDE = re.compile(r"HUGEINT|DECIMAL\(38,\d+\)|DOUBLE")
 UNNAMED = re.compile(r"STRUCT\((?!\")[^ ]+[,)]")
 # Ten thousand million events of so many digits fit into a DECIMAL of 38.
 DIGITS = 28
+# One file after the other: a writer compacts, redrives and promotes in several threads, and all share the database in which
+# plans are tried out. Two transactions that make the same tables conflict.
+LOADING = threading.Lock()
 
 
 def load_views(folder: Path | None = None) -> dict[str, ViewPlan]:
@@ -60,6 +64,11 @@ def load_view(path: Path) -> ViewPlan:
     Raises:
         ViewError: it cannot be kept; the message names file, line and construct.
     """
+    with LOADING:
+        return _load(path)
+
+
+def _load(path: Path) -> ViewPlan:
     name = path.stem
     taken = TAKEN | set(relations())
     if not NAME.fullmatch(name) or name in taken or name.startswith("tally_"):
