@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.latency import BeyondError, measure
 from tallystream.settings import PROJECT, Settings
 from tallystream.topics import broker
+from tallystream.topics.client import ensure_topics
 from tallystream.topics.generate import fill
 from tallystream.warehouse.read import open_reader
 from tests.servers import broker as servers
@@ -90,10 +91,12 @@ def one_round(settings: Settings, views: list[str]) -> dict[str, float]:
     }
 
 
-def latency(settings: Settings, rate: int, seconds: int, views: list[str]) -> str:
-    """What `measure` finds, or that the stream fell behind."""
+def latency(kind: str, rate: int, seconds: int, views: list[str]) -> str:
+    """What `measure` finds on a home and a log of its own, or that the stream fell behind."""
     try:
-        return json.dumps(measure(settings, rate, seconds, views), default=float)
+        with home_of(kind) as settings:
+            ensure_topics(settings)
+            return json.dumps(measure(settings, rate, seconds, views), default=float)
     except BeyondError as error:
         return f"beyond it, {error}"
 
@@ -128,14 +131,12 @@ def main() -> None:
                 print(
                     f"{kind} {name}: median {statistics.median(values):,.1f}, {min(values):,.1f} to {max(values):,.1f}"
                 )
-            if chosen.latency_seconds:
-                half = int(statistics.median(r["steady"] for r in rounds) / 2)
-                # The generator and the reader need the same cores: at half load they may leave the stream too little.
-                for rate in (half, half // 2, half // 4, half // 8):
-                    print(
-                        f"{kind} at {rate:,} events/s: {latency(settings, rate, chosen.latency_seconds, views)}",
-                        flush=True,
-                    )
+        if chosen.latency_seconds:
+            half = int(statistics.median(r["steady"] for r in rounds) / 2)
+            # The generator and the reader need the same cores: at half load they may leave the stream too little.
+            for rate in (half, half // 2, half // 4, half // 8):
+                told = latency(kind, rate, chosen.latency_seconds, views)
+                print(f"{kind} at {rate:,} events/s: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from tallystream.topics.batch import Delta
 from tallystream.topics.mirror import OffsetMirror
 from tallystream.warehouse.writer import Writer
 
-WAITING = 2_000_000  # messages that may wait for a commit; then the flow waits too, and memory stays bounded
+WAITING = (
+    500_000  # messages that may wait for a commit; then the flow waits too, and memory stays bounded: some KB each
+)
 FAILED: list[BaseException] = []  # the last commit, when it failed after the flow's end
 
 

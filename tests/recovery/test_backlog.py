@@ -16,8 +16,8 @@ from tests.servers.broker import until
 from .killed import children, stream
 
 SMALL, LARGE = 1_200_000, 4_800_000
-# Bytes. The imports, Arrow and DuckDB without work: 0.4 GB. At most 2 M messages wait for a commit, as many are in the
-# one under way, and half a million are in the open epoch (`sink.WAITING`, one batch of 65 536 for each of eight
+# Bytes. The imports, Arrow and DuckDB without work: 0.4 GB. At most half a million messages wait for a commit, as many are in the
+# one under way, and as many again in the open epoch (`sink.WAITING`, one batch of 65 536 for each of eight
 # partitions); their partials for the shipped views take 250 bytes each: 1.1 GB. Merging them, DuckDB takes as much again.
 BOUND = 2_600 << 20
 
