@@ -37,7 +37,9 @@ class WarehousePartition(StatefulSinkPartition[list[Delta], None]):
         self._writer = writer
         self._committing = ThreadPoolExecutor(1, "tally-commit")
         self._commit: Future[None] | None = None
-        self._lock = threading.Lock()  # of _ended and _running: the commit's thread takes what has ended meanwhile
+        self._changed = (
+            threading.Condition()
+        )  # of _ended and _running: the commit's thread takes what has ended meanwhile
         self._running = False
 
     def write_batch(self, values: list[list[Delta]]) -> None:
@@ -53,16 +55,19 @@ class WarehousePartition(StatefulSinkPartition[list[Delta], None]):
             TallyError: the commit before this one failed; it was rolled back, and nothing of this one is tried.
         """
         hit("sink.snapshot")
-        with self._lock:
+        with self._changed:
             self._ended += self._open
             self._open = []
-            running, much = self._running, sum(d.consumed for d in self._ended) > WAITING
-        if self._commit is not None and (not running or much):
+            # Until the commit under way takes what waits, not until all is committed: the next batches are made meanwhile.
+            while self._running and sum(d.consumed for d in self._ended) > WAITING:
+                self._changed.wait()
+            running = self._running
+        if self._commit is not None and not running:
             self._commit.result()
         self._begin()
 
     def _begin(self) -> None:
-        with self._lock:
+        with self._changed:
             if self._running or not self._ended:
                 return
             self._running = True
@@ -76,14 +81,17 @@ class WarehousePartition(StatefulSinkPartition[list[Delta], None]):
         """
         try:
             while True:
-                with self._lock:
+                with self._changed:
                     deltas, self._ended = self._ended, []
-                    if not deltas:
-                        self._running = False
-                        return
+                    self._running = bool(deltas)
+                    self._changed.notify_all()
+                if not deltas:
+                    return
                 self._commit_and_mirror(deltas)
         except BaseException:
-            self._running = False
+            with self._changed:
+                self._running = False
+                self._changed.notify_all()
             raise
 
     def _commit_and_mirror(self, deltas: list[Delta]) -> None:
