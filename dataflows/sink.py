@@ -16,9 +16,8 @@ from tallystream.topics.batch import Delta
 from tallystream.topics.mirror import OffsetMirror
 from tallystream.warehouse.writer import Writer
 
-WAITING = (
-    500_000  # messages that may wait for a commit; then the flow waits too, and memory stays bounded: some KB each
-)
+# Messages that may wait for a commit; then the flow waits too, and memory stays bounded: a message takes up to a few KB.
+WAITING = 500_000
 FAILED: list[BaseException] = []  # the last commit, when it failed after the flow's end
 
 
@@ -37,9 +36,8 @@ class WarehousePartition(StatefulSinkPartition[list[Delta], None]):
         self._writer = writer
         self._committing = ThreadPoolExecutor(1, "tally-commit")
         self._commit: Future[None] | None = None
-        self._changed = (
-            threading.Condition()
-        )  # of _ended and _running: the commit's thread takes what has ended meanwhile
+        # Of _ended and _running: the commit's thread takes what has ended meanwhile.
+        self._changed = threading.Condition()
         self._running = False
 
     def write_batch(self, values: list[list[Delta]]) -> None:
