@@ -38,8 +38,9 @@ test-kafka: setup ## the broker's tests on Apache Kafka 4.3.1 (Java 17 and Maven
 kafka: setup ## Apache Kafka 4.3.1 on a free port, until Ctrl-C
 	@exec $(PY) -m tests.servers .tally/kafka
 
-soak: setup ## every failpoint, kill -9 at random for SOAK_MINUTES (10), 5 000 rounds of hostile bytes, a backlog of 2 M
+soak: setup ## every failpoint, kill -9 at random for SOAK_MINUTES (10), 5 000 rounds of hostile bytes, a backlog of 6 M (Kafka)
 	SOAK_MINUTES=$${SOAK_MINUTES:-10} $(PY) -m pytest tests/recovery --timeout=0 -s
+	SOAK_MINUTES=1 $(PY) -m pytest tests/recovery/test_backlog.py --broker kafka --timeout=0 -s
 
 bench: setup ## events/s beside the ceiling, latency at half load; embedded broker and Apache Kafka
 	$(PY) -m benchmarks.throughput
