@@ -29,7 +29,8 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
     def __init__(self, job: Job, start: PartitionStart):
         self._job = job
         self._start = start
-        reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until)
+        embedded = job.broker is not None
+        reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until, rests=embedded)
         self._lane = READING.add(reader, start.stop_after)
         self._messages = self._bytes = 0
         self._idle = False

@@ -18,8 +18,10 @@ from tallystream.topics.batch import RawBatch
 
 GATHER = 500  # messages a call: larger ones stall the fetcher behind one long hand-over
 MAX_MESSAGES = 65_536  # messages a batch: large enough to vectorise, small enough to interleave partitions
-REST = 0.02  # seconds without a fetch at the end of the log: the embedded broker answers empty fetches at once, thousands a second
+REST = 0.02  # seconds without a fetch at the end of the log of a broker that answers empty fetches at once, thousands a second
+NUDGE = 0.005  # seconds after a rest, with nothing heard yet, until librdkafka's thread for the broker is woken
 MILLISECONDS = itemgetter(1)  # of Message.timestamp(): (kind, ms), -1 when it has none
+ANSWER = 0.1  # seconds that the broker has to say where a log ends
 SILENCE = 3.0  # seconds without a word of the partition, after which the broker is asked whether it has it
 MAX_BYTES = 32 << 20  # bytes a batch: ten-megabyte messages must not pile up by count
 # The position is not in the log any more, or the log has another past.
@@ -90,17 +92,28 @@ class PartitionReader:
     """One consumer assigned to one partition, from `position` on, up to `until` (exclusive).
 
     `config` holds what every client needs: servers and security. The position counts offsets that
-    hold no event too (transaction markers, compaction), as the end of the log does.
+    hold no event too (transaction markers, compaction), as the end of the log does. `rests`: at the
+    log's end it is paused, for a broker that answers empty fetches at once; others wait with the answer.
     """
 
-    def __init__(self, config: dict[str, Any], topic: str, partition: int, position: int, until: int | None = None):
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topic: str,
+        partition: int,
+        position: int,
+        until: int | None = None,
+        rests: bool = True,
+    ):
         self.topic = topic
         self.partition = partition
         self.position = position
         self.until = until
         self._consumer = Consumer({**CONSUMER, **config})
         self._consumer.assign([TopicPartition(topic, partition, position)])
+        self._rests = rests
         self._resting: float | None = None
+        self._nudge_at: float | None = None
         self._ask_at: float | None = time.monotonic() + SILENCE
 
     @property
@@ -115,19 +128,21 @@ class PartitionReader:
             BrokerError: the broker refused; LogWentBackError: the position is no longer in the log.
         """
         if self._resting is not None:
-            if time.monotonic() < self._resting:
+            if time.monotonic() < self._resting or self._rests_on():
                 return None
             self._consumer.resume([TopicPartition(self.topic, self.partition)])
             self._resting = None
+            self._nudge_at = time.monotonic() + NUDGE
         stop = min((n for n in (self.until, stop_at) if n is not None), default=None)
         found = Gathered()
         after = self.position
         while len(found.values) < MAX_MESSAGES and found.size < MAX_BYTES and (stop is None or after < stop):
             got = self._consumer.consume(GATHER, 0.0005)
             if not got:
+                self._nudge()
                 self._ask_whether_it_exists()
                 break
-            self._ask_at = None
+            self._ask_at = self._nudge_at = None
             errors = [m for m in got if m.error() is not None]
             if errors:
                 after = max(after, self._end_or_raise(errors))
@@ -170,8 +185,37 @@ class PartitionReader:
                     raise LogWentBackError(f"{told}: the log is not the one of before; `tally run` says how to go on")
                 raise BrokerError(told)
             end = max(end, _offset(m))  # OFFSET_INVALID is negative
-            self._rest()
+            if self._rests:
+                self._rest()
         return end
+
+    def _rests_on(self) -> bool:
+        """Whether the log still ends where it did; without a word from the broker the fetcher is asked, which names the error."""
+        end = self._log_end()
+        if end != self.position:
+            return False
+        self._resting = time.monotonic() + REST
+        return True
+
+    def _nudge(self) -> None:
+        """Has librdkafka fetch on after a rest.
+
+        Its thread for the broker sleeps for up to a second while it has nothing to do, and `resume` does not wake it: half a
+        second from an event to its reader, in the middle. A request does.
+        """
+        if self._nudge_at is not None and time.monotonic() >= self._nudge_at:
+            # A broker that is away is not asked so often: librdkafka reconnects by itself, and fetches when it has.
+            self._nudge_at = time.monotonic() + (NUDGE if self._log_end() is not None else 1.0)
+
+    def _log_end(self) -> int | None:
+        """Asked of the broker; None when it does not say."""
+        try:
+            ends = self._consumer.get_watermark_offsets(
+                TopicPartition(self.topic, self.partition), ANSWER, cached=False
+            )
+        except KafkaException:
+            return None
+        return ends[1] if ends else None
 
     def _ask_whether_it_exists(self) -> None:
         """A partition that is not there is waited for by librdkafka without a word, and for ever."""
