@@ -29,8 +29,7 @@ class PartitionSource(StatefulSourcePartition[Work, None]):
     def __init__(self, job: Job, start: PartitionStart):
         self._job = job
         self._start = start
-        embedded = job.broker is not None
-        reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until, rests=embedded)
+        reader = PartitionReader(job.kafka, start.topic, start.partition, start.build_from, start.until, job.rests)
         self._lane = READING.add(reader, start.stop_after)
         self._messages = self._bytes = 0
         self._idle = False

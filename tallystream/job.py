@@ -30,6 +30,7 @@ class Job:
 
     `plans`: what the warehouse was prepared for, whatever the folder's files say by now.
     `broker`: the start of the embedded broker whose log was found to be the one tallied; None for another broker.
+    `rests`: whether a reader pauses at the log's end, see `PartitionReader`.
     """
 
     settings: Settings
@@ -38,6 +39,7 @@ class Job:
     workers: int
     process: int
     broker: tuple[int, int] | None = None
+    rests: bool = True
 
     @cached_property
     def kafka(self) -> dict[str, Any]:

@@ -128,7 +128,9 @@ class Supervisor:
             # Not beyond the ends of before a restart, nor of a log that lost its end unread: it would be waited for.
             self._until = {k: min(high, (self._until or ends).get(k, high)) for k, high in ends.items()}
             starts = [bounded(s, self._until) for s in starts]
-        job = Job(self._settings, plans, starts, self._workers, 0, embedded)
+        # A broker of today gives its topics ids, and waits with the answer to a fetch; the embedded one does neither.
+        rests = embedded is not None or any(log.topic_id is None for log in logs.values())
+        job = Job(self._settings, plans, starts, self._workers, 0, embedded, rests)
         path = self._settings.run_dir / "job.pickle"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             pickle.dump(job, file)

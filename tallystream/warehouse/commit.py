@@ -7,10 +7,9 @@ offsets with the old views; a crash after it, the new with the new. There is no 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from itertools import pairwise
 
 import duckdb
 import pyarrow as pa
@@ -19,61 +18,12 @@ from tallystream import __version__
 from tallystream.database import rollback
 from tallystream.errors import FenceError, WarehouseError
 from tallystream.failpoints import hit
-from tallystream.topics.batch import Delta, LastRecord
+from tallystream.topics.batch import Delta
 from tallystream.views.plan import ViewPlan
+from tallystream.warehouse.chains import COUNTS, Chain, booked, chains, remembered
 from tallystream.warehouse.cold import thaw
 
-COUNTS = ("consumed", "applied", "duplicate", "late", "dead", "shed")
-
-
-@dataclass(slots=True)
-class Chain:
-    """The Deltas of one partition in one commit, end to end: offsets [first, next)."""
-
-    topic: str
-    partition: int
-    deltas: list[Delta]
-
-    @property
-    def first(self) -> int:
-        """The offset at which the chain begins."""
-        return self.deltas[0].first
-
-    @property
-    def next(self) -> int:
-        """The offset at which the next chain must begin."""
-        return self.deltas[-1].next
-
-    @property
-    def last(self) -> LastRecord | None:
-        """The last record read; None when the chain holds offsets without messages alone."""
-        return next((d.last for d in reversed(self.deltas) if d.last is not None), None)
-
-    def counts(self) -> list[int]:
-        """The accounts of the chain, in the order of COUNTS."""
-        found = [0] * len(COUNTS)
-        for d in self.deltas:
-            for i, n in enumerate((d.consumed, d.applied, d.duplicate, d.late.num_rows, d.dead.num_rows, d.shed)):
-                found[i] += n
-        return found
-
-
-def chains(deltas: Sequence[Delta]) -> list[Chain]:
-    """Groups Deltas by partition, in log order.
-
-    Raises:
-        FenceError: two Deltas of one partition leave a hole between them, or overlap.
-    """
-    by_partition: dict[tuple[str, int], list[Delta]] = {}
-    for delta in deltas:
-        by_partition.setdefault((delta.topic, delta.partition), []).append(delta)
-    for (topic, partition), group in by_partition.items():
-        for before, after in pairwise(group):
-            if before.next != after.first:
-                raise FenceError(
-                    f"{topic}/{partition}: a batch ends at {before.next}, the next begins at {after.first}"
-                )
-    return [Chain(t, p, group) for (t, p), group in by_partition.items()]
+BOOKED = "tally_booked"  # the commit's rows for the books, see `booked`
 
 
 class Committer:
@@ -109,19 +59,16 @@ class Committer:
             hit("commit.after_begin")
             for chain in builds:
                 self._fence_build(chain)
-            for chain in live:
-                self._fence(chain)
+            self._fence(live)
             hit("commit.after_fence")
             self._merge(deltas)
             hit("commit.after_merge")
             self._insert("main.late_events", [d.late for c in live for d in c.deltas])
             self._insert("main.dead_letters", [d.dead for c in live for d in c.deltas])
             hit("commit.after_late_and_dead")
-            for chain in live:
-                self._remember(chain)
+            self._remember(live)
             hit("commit.after_judge")
-            for chain in live:
-                self._advance(chain)
+            self._advance(live)
             hit("commit.after_offsets")
             self._watermarks(sorted({c.topic for c in live}))
             self._publish(now)
@@ -139,15 +86,19 @@ class Committer:
         self.last_id += 1
         return self.last_id
 
-    def _fence(self, chain: Chain) -> None:
-        stored = self.con.execute(
-            "SELECT next_offset FROM ledger.offsets WHERE topic = ? AND partition = ?", [chain.topic, chain.partition]
-        ).fetchall()
-        if [row[0] for row in stored] != [chain.first]:
-            raise FenceError(
-                f"{chain.topic}/{chain.partition}: the warehouse stands at offset {stored[0][0] if stored else 'none'}, "
-                f"this commit begins at {chain.first}; it was rolled back: another writer was here, run again"
-            )
+    def _fence(self, live: list[Chain]) -> None:
+        stored: dict[tuple[str, int], list[int]] = {}
+        for topic, partition, offset in self.con.execute(
+            "SELECT topic, partition, next_offset FROM ledger.offsets"
+        ).fetchall():
+            stored.setdefault((topic, partition), []).append(offset)
+        for chain in live:
+            at = stored.get((chain.topic, chain.partition), [])
+            if at != [chain.first]:
+                raise FenceError(
+                    f"{chain.topic}/{chain.partition}: the warehouse stands at offset {at[0] if at else 'none'}, "
+                    f"this commit begins at {chain.first}; it was rolled back: another writer was here, run again"
+                )
 
     def _fence_build(self, chain: Chain) -> None:
         names = sorted(chain.deltas[0].building)
@@ -166,66 +117,64 @@ class Committer:
             )
 
     def _merge(self, deltas: Sequence[Delta]) -> None:
+        frozen = {
+            (name, version): time
+            for name, version, time in self.con.execute(
+                "SELECT name, version, epoch_us(frozen_before) FROM ledger.frozen"
+            ).fetchall()
+        }
         for name, plan in self.plans.items():
             parts = [d.partials[name] for d in deltas if name in d.partials and d.partials[name].num_rows]
             if not parts:
                 continue
             delta = pa.concat_tables(parts)
-            if self._reaches_cold_rows(plan, [d for d in deltas if name in d.partials]):
+            cold_before = frozen.get((name, plan.version))
+            if cold_before is not None and reaches(cold_before, [d for d in deltas if name in d.partials]):
                 thaw(self.con, plan, delta)
             plan.merge(self.con, delta)
             hit("commit.inside_merge")
 
-    def _reaches_cold_rows(self, plan: ViewPlan, deltas: Sequence[Delta]) -> bool:
-        """Only when the watermark went back: the lateness was raised, or a partition was added. No look at the rows."""
-        row = self.con.execute(
-            "SELECT epoch_us(frozen_before) FROM ledger.frozen WHERE name = ? AND version = ?",
-            [plan.name, plan.version],
-        ).fetchone()
-        oldest = [d.min_event_time if d.partials_from is None else d.partials_from for d in deltas]
-        return row is not None and any(time is None or time < row[0] for time in oldest)
-
     def _insert(self, table: str, parts: list[pa.Table]) -> None:
         parts = [part for part in parts if part.num_rows]
         if parts:
-            self.con.register("tally_rows", pa.concat_tables(parts))
-            self.con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM tally_rows")
-            self.con.unregister("tally_rows")
+            with self._shown("tally_rows", pa.concat_tables(parts)):
+                self.con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM tally_rows")
 
-    def _remember(self, chain: Chain) -> None:
-        rows = [
-            [chain.topic, chain.partition, d.first, d.memory_max_time, d.memory]
-            for d in chain.deltas
-            if d.memory_max_time is not None
-        ]
-        if rows:
-            self.con.executemany("INSERT INTO state.judge VALUES (?, ?, ?, ?, ?)", rows)
-        newest = chain.deltas[-1].max_event_time
-        if newest is not None:
+    @contextmanager
+    def _shown(self, name: str, rows: pa.Table) -> Iterator[None]:
+        """`rows` as a table for statements."""
+        self.con.register(name, rows)
+        try:
+            yield
+        finally:
+            self.con.unregister(name)
+
+    def _remember(self, live: list[Chain]) -> None:
+        self._insert("state.judge", [remembered(live)])
+        with self._shown(BOOKED, booked(live)):
             self.con.execute(
-                "DELETE FROM state.judge WHERE topic = ? AND partition = ? AND max_time < ?",
-                [chain.topic, chain.partition, newest - self.horizon_us],
+                f"DELETE FROM state.judge AS j USING {BOOKED} AS b WHERE j.topic = b.topic AND j.partition = b.partition "
+                "AND j.max_time < epoch_us(b.max_event_time) - ?",
+                [self.horizon_us],
             )
 
-    def _advance(self, chain: Chain) -> None:
-        sets = ", ".join(f"{name} = {name} + ?" for name in COUNTS)
-        last = (chain.last.offset, chain.last.digest) if chain.last else (None, None)
-        self.con.execute(
-            f"UPDATE ledger.offsets SET next_offset = ?, max_event_time = make_timestamp(?::BIGINT), {sets}, "
-            "last_offset = coalesce(?, last_offset), last_digest = coalesce(?, last_digest) "
-            "WHERE topic = ? AND partition = ?",
-            [chain.next, chain.deltas[-1].max_event_time, *chain.counts(), *last, chain.topic, chain.partition],
-        )
+    def _advance(self, live: list[Chain]) -> None:
+        sets = ", ".join(f"{name} = o.{name} + b.{name}" for name in COUNTS)
+        with self._shown(BOOKED, booked(live)):
+            self.con.execute(
+                f"UPDATE ledger.offsets AS o SET next_offset = b.next, max_event_time = b.max_event_time, {sets}, "
+                "last_offset = coalesce(b.last_offset, o.last_offset), last_digest = coalesce(b.last_digest, o.last_digest) "
+                f"FROM {BOOKED} AS b WHERE o.topic = b.topic AND o.partition = b.partition"
+            )
 
     def _watermarks(self, topics: list[str]) -> None:
         # The least over the partitions: one that never spoke holds it back, and no clock releases it.
-        for topic in topics:
-            self.con.execute(
-                "UPDATE ledger.watermarks SET watermark = (SELECT CASE WHEN count(*) = count(max_event_time) "
-                "THEN min(max_event_time) - to_microseconds(?) END FROM ledger.offsets WHERE topic = ? AND retired_at IS NULL) "
-                "WHERE topic = ?",
-                [self.lateness_us, topic, topic],
-            )
+        self.con.execute(
+            "UPDATE ledger.watermarks AS w SET watermark = o.watermark FROM (SELECT topic, CASE WHEN count(*) = count(max_event_time) "
+            "THEN min(max_event_time) - to_microseconds(?) END AS watermark FROM ledger.offsets WHERE retired_at IS NULL GROUP BY topic) AS o "
+            "WHERE w.topic = o.topic AND list_contains(?, w.topic)",
+            [self.lateness_us, topics],
+        )
 
     def _publish(self, now: datetime) -> None:
         """Shows a built view in place of its predecessor, in the same transaction as its last rows."""
@@ -240,27 +189,22 @@ class Committer:
                 self.building.discard(name)
 
     def _record(self, live: list[Chain], now: datetime, began: float) -> None:
-        marks = dict(self.con.execute("SELECT topic, watermark FROM ledger.watermarks").fetchall())
-        for chain in live:
-            schema_ids = sorted({i for d in chain.deltas for i in d.schema_ids})
+        with self._shown(BOOKED, booked(live)):
             self.con.execute(
-                f"INSERT INTO ledger.commits VALUES ({', '.join('?' * 16)}, make_timestamp(?::BIGINT), make_timestamp(?::BIGINT), NULL)",
-                [
-                    self.last_id + 1,
-                    now,
-                    chain.topic,
-                    chain.partition,
-                    chain.first,
-                    chain.next,
-                    *chain.counts(),
-                    marks.get(chain.topic),
-                    schema_ids,
-                    __version__,
-                    time.perf_counter() - began,
-                    min((d.min_event_time for d in chain.deltas if d.min_event_time is not None), default=None),
-                    max((d.memory_max_time for d in chain.deltas if d.memory_max_time is not None), default=None),
-                ],
+                f"INSERT INTO ledger.commits SELECT ?, ?, b.topic, b.partition, b.first, b.next, {', '.join(COUNTS)}, "
+                f"w.watermark, b.schema_ids, ?, ?, b.min_event_time, b.max_applied_time, NULL FROM {BOOKED} AS b "
+                "LEFT JOIN ledger.watermarks AS w USING (topic)",
+                [self.last_id + 1, now, __version__, time.perf_counter() - began],
             )
+
+
+def reaches(cold_before: int, deltas: Sequence[Delta]) -> bool:
+    """Whether events may belong to rows that are cold: the watermark went back. Microseconds; no look at the rows.
+
+    It does when the lateness was raised, or a partition was added.
+    """
+    oldest = [d.min_event_time if d.partials_from is None else d.partials_from for d in deltas]
+    return any(time is None or time < cold_before for time in oldest)
 
 
 def publish(con: duckdb.DuckDBPyConnection, plan: ViewPlan, now: datetime) -> None:

@@ -22,7 +22,7 @@ def partition(monkeypatch: pytest.MonkeyPatch) -> source.PartitionSource:
     start: Any = SimpleNamespace(
         topic="orders", partition=0, live_from=0, build_from=0, until=None, building=frozenset(), stop_after=None
     )
-    job: Any = SimpleNamespace(kafka={}, check_broker=lambda: None)
+    job: Any = SimpleNamespace(kafka={}, rests=True, check_broker=lambda: None)
     return source.PartitionSource(job, start)
 
 

@@ -157,7 +157,7 @@ def test_without_the_fence_a_zombie_counts_twice_and_the_books_tell(tmp_path, mo
     stream = Stream(tmp_path, logs, LATENESS, HORIZON)
     stream.start()
     first = stream.read("clicks", 0, 10)
-    monkeypatch.setattr(stream.committer, "_fence", lambda chain: None)
+    monkeypatch.setattr(stream.committer, "_fence", lambda live: None)
     stream.commit([first])
     stream.commit([first])
     stream.to_end()

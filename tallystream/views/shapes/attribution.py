@@ -87,11 +87,11 @@ class AttributionPlan(ViewPlan):
 
     def merge(self, con: duckdb.DuckDBPyConnection, delta: pa.Table) -> None:
         # The delta's times as constants: DuckDB then skips the stored rows outside by their zone maps.
+        times: dict[str, Any] = {"left": (None, None), "right": (None, None)}
+        for found in delta.group_by("side").aggregate([("t", "min"), ("t", "max")]).to_pylist():
+            times[found["side"]] = (found["t_min"], found["t_max"])
         con.register(DELTA, delta)
         try:
-            query = f"SELECT side, min(t), max(t) FROM {DELTA} GROUP BY side"
-            times = {"left": (None, None), "right": (None, None)}
-            times |= {side: found for side, *found in con.execute(query).fetchall()}
             for statement in self._merge_sql(DELTA, times):
                 con.execute(statement)
         finally:

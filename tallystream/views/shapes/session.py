@@ -14,6 +14,7 @@ from functools import cached_property
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tallystream.views.aggregates import Aggregate, Part, parts_of
 from tallystream.views.names import micros
@@ -67,11 +68,10 @@ class SessionPlan(GroupedPlan):
 
     def merge(self, con: duckdb.DuckDBPyConnection, delta: pa.Table) -> None:
         # The delta's bounds as constants: DuckDB then skips the stored sessions outside by their zone maps.
+        first, last = pc.min(delta["window_start"]).as_py(), pc.max(delta["last_time"]).as_py()
+        near = f"s.last_time > TIMESTAMP '{first}' - {self._gap} AND s.window_start < TIMESTAMP '{last}' + {self._gap}"
         con.register("tally_delta", delta)
         try:
-            found = con.execute("SELECT min(window_start), max(last_time) FROM tally_delta").fetchone()
-            assert found is not None
-            near = f"s.last_time > TIMESTAMP '{found[0]}' - {self._gap} AND s.window_start < TIMESTAMP '{found[1]}' + {self._gap}"
             for statement in self._merge_sql("tally_delta", near):
                 con.execute(statement)
         finally:
