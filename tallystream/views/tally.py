@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tallystream.database import connect
+from tallystream.database import connect, take_half
 from tallystream.settings import HEARTBEAT
 from tallystream.views.plan import ViewPlan
 
@@ -17,8 +17,9 @@ RELATION = "batch"
 class Tallier:
     """Runs the partials of views; holds a scratch DuckDB in memory, one for a process."""
 
-    def __init__(self, plans: Mapping[str, ViewPlan], threads: int = 2):
-        self._con = connect(threads=threads)
+    def __init__(self, plans: Mapping[str, ViewPlan]):
+        self._con = connect()
+        take_half(self._con)
         self._con.execute("SET preserve_insertion_order = false")
         self._sql = {
             (name, topic): plan.partial_sql(RELATION, topic) for name, plan in plans.items() for topic in plan.topics

@@ -50,10 +50,20 @@ class Committer:
             FenceError: a stored offset is not where a chain begins; rolled back, nothing counts.
             WarehouseError: DuckDB refused; rolled back, nothing counts.
         """
-        began, building = time.perf_counter(), set(self.building)
+        began = time.perf_counter()
         live = chains([d for d in deltas if not d.building])
         builds = chains([d for d in deltas if d.building])
         hit("commit.before_begin")
+        with self._shown(BOOKED, booked(live)):
+            self._commit(deltas, live, builds, now, began)
+        hit("commit.after_commit")
+        self.last_id += 1
+        return self.last_id
+
+    def _commit(
+        self, deltas: Sequence[Delta], live: list[Chain], builds: list[Chain], now: datetime, began: float
+    ) -> None:
+        building = set(self.building)
         self.con.execute("BEGIN")
         try:
             hit("commit.after_begin")
@@ -68,11 +78,11 @@ class Committer:
             hit("commit.after_late_and_dead")
             self._remember(live)
             hit("commit.after_judge")
-            self._advance(live)
+            self._advance()
             hit("commit.after_offsets")
             self._watermarks(sorted({c.topic for c in live}))
             self._publish(now)
-            self._record(live, now, began)
+            self._record(now, began)
             hit("commit.before_commit")
             self.con.execute("COMMIT")
         except BaseException as error:
@@ -82,9 +92,6 @@ class Committer:
             if isinstance(error, duckdb.Error):
                 raise WarehouseError(f"the commit was rolled back, nothing of it counts: {error}") from error
             raise
-        hit("commit.after_commit")
-        self.last_id += 1
-        return self.last_id
 
     def _fence(self, live: list[Chain]) -> None:
         stored: dict[tuple[str, int], list[int]] = {}
@@ -151,21 +158,19 @@ class Committer:
 
     def _remember(self, live: list[Chain]) -> None:
         self._insert("state.judge", [remembered(live)])
-        with self._shown(BOOKED, booked(live)):
-            self.con.execute(
-                f"DELETE FROM state.judge AS j USING {BOOKED} AS b WHERE j.topic = b.topic AND j.partition = b.partition "
-                "AND j.max_time < epoch_us(b.max_event_time) - ?",
-                [self.horizon_us],
-            )
+        self.con.execute(
+            f"DELETE FROM state.judge AS j USING {BOOKED} AS b WHERE j.topic = b.topic AND j.partition = b.partition "
+            "AND j.max_time < epoch_us(b.max_event_time) - ?",
+            [self.horizon_us],
+        )
 
-    def _advance(self, live: list[Chain]) -> None:
+    def _advance(self) -> None:
         sets = ", ".join(f"{name} = o.{name} + b.{name}" for name in COUNTS)
-        with self._shown(BOOKED, booked(live)):
-            self.con.execute(
-                f"UPDATE ledger.offsets AS o SET next_offset = b.next, max_event_time = b.max_event_time, {sets}, "
-                "last_offset = coalesce(b.last_offset, o.last_offset), last_digest = coalesce(b.last_digest, o.last_digest) "
-                f"FROM {BOOKED} AS b WHERE o.topic = b.topic AND o.partition = b.partition"
-            )
+        self.con.execute(
+            f"UPDATE ledger.offsets AS o SET next_offset = b.next, max_event_time = b.max_event_time, {sets}, "
+            "last_offset = coalesce(b.last_offset, o.last_offset), last_digest = coalesce(b.last_digest, o.last_digest) "
+            f"FROM {BOOKED} AS b WHERE o.topic = b.topic AND o.partition = b.partition"
+        )
 
     def _watermarks(self, topics: list[str]) -> None:
         # The least over the partitions: one that never spoke holds it back, and no clock releases it.
@@ -188,14 +193,13 @@ class Committer:
                 publish(self.con, plan, now)
                 self.building.discard(name)
 
-    def _record(self, live: list[Chain], now: datetime, began: float) -> None:
-        with self._shown(BOOKED, booked(live)):
-            self.con.execute(
-                f"INSERT INTO ledger.commits SELECT ?, ?, b.topic, b.partition, b.first, b.next, {', '.join(COUNTS)}, "
-                f"w.watermark, b.schema_ids, ?, ?, b.min_event_time, b.max_applied_time, NULL FROM {BOOKED} AS b "
-                "LEFT JOIN ledger.watermarks AS w USING (topic)",
-                [self.last_id + 1, now, __version__, time.perf_counter() - began],
-            )
+    def _record(self, now: datetime, began: float) -> None:
+        self.con.execute(
+            f"INSERT INTO ledger.commits SELECT ?, ?, b.topic, b.partition, b.first, b.next, {', '.join(COUNTS)}, "
+            f"w.watermark, b.schema_ids, ?, ?, b.min_event_time, b.max_applied_time, NULL FROM {BOOKED} AS b "
+            "LEFT JOIN ledger.watermarks AS w USING (topic)",
+            [self.last_id + 1, now, __version__, time.perf_counter() - began],
+        )
 
 
 def reaches(cold_before: int, deltas: Sequence[Delta]) -> bool:

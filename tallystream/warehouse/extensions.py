@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 from duckdb.func import FunctionNullHandling
 
+from tallystream.database import take_half
 from tallystream.errors import WarehouseError
 from tallystream.settings import Settings
 from tallystream.warehouse.guard import authorize
@@ -71,6 +72,7 @@ def open_writer_connection(path: Path, allowed_dirs: Sequence[Path]) -> duckdb.D
         )
         con.execute("SET GLOBAL quack_authorization_function = 'tally_authorize'")
         con.execute(f"SET GLOBAL checkpoint_threshold = '{CHECKPOINT_WAL}'")
+        take_half(con)
         con.execute(f"SET GLOBAL memory_limit = '{memory_limit(con)}'")
         con.execute(f"SET GLOBAL max_temp_directory_size = '{spill_limit(path.parent)}'")
         lock_down(con, allowed_dirs)
