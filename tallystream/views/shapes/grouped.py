@@ -7,9 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tallystream.views.aggregates import SETS, SKETCHES, Aggregate, Part, final_of
 from tallystream.views.names import micros, quote
-from tallystream.views.plan import ViewPlan
+from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.relation import Relation
 from tallystream.views.shape import Grouped, Window
 from tallystream.views.shapes.grouped_sql import batch_sql, fill, partial_sql, parts_in
@@ -105,12 +109,30 @@ class GroupedPlan(ViewPlan):
         return self.partial_types[f"a{i}m"].removesuffix("[]")
 
     def merge_sql(self, delta: str) -> list[str]:
+        return self._merge_sql(delta, "")
+
+    def merge(self, con: duckdb.DuckDBPyConnection, delta: pa.Table) -> None:
+        con.register(DELTA, delta)
+        try:
+            for statement in self._merge_sql(DELTA, self._within(delta)):
+                con.execute(statement)
+        finally:
+            con.unregister(DELTA)
+
+    def _within(self, delta: pa.Table) -> str:
+        """The delta's windows as constants: DuckDB then skips what is stored of others by its zone maps, as no join does."""
+        if self.window is None:
+            return ""
+        first, last = pc.min_max(delta["window_start"]).as_py().values()
+        return f"window_start BETWEEN TIMESTAMP '{first}' AND TIMESTAMP '{last}'"
+
+    def _merge_sql(self, delta: str, within: str) -> list[str]:
         keys, names = self.key_columns, [p.name for p in self.parts]
         group = f" GROUP BY {', '.join(keys)}" if keys else ""
         if self.in_row:
-            return self._replace_sql(delta)
+            return self._replace_sql(delta, within)
         counted = [f"a{i}" for i in self.members]
-        new = [s for i in self.members for s in self._new_members_sql(i, delta)]
+        new = [s for i in self.members for s in self._new_members_sql(i, delta, within)]
         combined = ", ".join([*keys, *(f"{p.combine} AS {p.name}" for p in self.parts)])
         source = f"(SELECT {combined} FROM {delta}{group}) AS d"
         for i in self.members:
@@ -125,26 +147,25 @@ class GroupedPlan(ViewPlan):
             f"ON CONFLICT (_key) DO UPDATE SET {', '.join(updates)}",
         ]
 
-    def _new_members_sql(self, i: int, delta: str) -> list[str]:
-        """The members that their groups did not have, into `tally_new<i>` and the table of members.
-
-        The delta is the small side of the join, so that DuckDB skips the members of other windows by their zone maps.
-        """
+    def _new_members_sql(self, i: int, delta: str, within: str) -> list[str]:
+        """The members that their groups did not have, into `tally_new<i>` and the table of members."""
         table, keys = self.table(f"__m{i}"), ", ".join(self.key_columns)
         listed = ", ".join(self.key_columns) + (", " if keys else "")
         same = f"{self.same_key('m', 'd')} AND m.member = d.member"
         told = f"SELECT DISTINCT {listed}unnest(a{i}m) AS member FROM {delta}"
+        stored = f"(SELECT * FROM {table} WHERE {within})" if within else table
         return [
             f"CREATE OR REPLACE TEMP TABLE tally_told{i} AS {told}",
-            f"CREATE OR REPLACE TEMP TABLE tally_new{i} AS SELECT d.* FROM tally_told{i} d ANTI JOIN "
-            f"(SELECT d.* FROM {table} m JOIN tally_told{i} d ON {same}) m ON {same}",
+            f"CREATE OR REPLACE TEMP TABLE tally_new{i} AS SELECT d.* FROM tally_told{i} d ANTI JOIN {stored} m ON {same}",
             f"INSERT INTO {table} SELECT * FROM tally_new{i}",
         ]
 
-    def _replace_sql(self, delta: str) -> list[str]:
+    def _replace_sql(self, delta: str, within: str) -> list[str]:
         keys, names = self.key_columns, [p.name for p in self.parts]
         group = f" GROUP BY {', '.join(keys)}" if keys else ""
         touched = f"SELECT s.rowid AS _row, s.* FROM {self.state} s SEMI JOIN {delta} d ON {self.same_key('s', 'd')}"
+        if within:
+            touched += f" WHERE s.{within}"
         both = f"SELECT {', '.join([*keys, *names])} FROM tally_touched UNION ALL BY NAME SELECT {', '.join([*keys, *names])} FROM {delta}"
         combined = ", ".join([*keys, *(f"{p.combine} AS {p.name}" for p in self.parts)])
         settled = ", ".join(

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from tallystream.views.aggregates import Aggregate, Part, parts_of
 from tallystream.views.names import micros
-from tallystream.views.plan import ViewPlan
+from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.shape import Grouped
 from tallystream.views.shapes.grouped import GroupedPlan
 from tallystream.views.shapes.grouped_sql import parts_in
@@ -70,12 +70,12 @@ class SessionPlan(GroupedPlan):
         # The delta's bounds as constants: DuckDB then skips the stored sessions outside by their zone maps.
         first, last = pc.min(delta["window_start"]).as_py(), pc.max(delta["last_time"]).as_py()
         near = f"s.last_time > TIMESTAMP '{first}' - {self._gap} AND s.window_start < TIMESTAMP '{last}' + {self._gap}"
-        con.register("tally_delta", delta)
+        con.register(DELTA, delta)
         try:
-            for statement in self._merge_sql("tally_delta", near):
+            for statement in self._merge_sql(DELTA, near):
                 con.execute(statement)
         finally:
-            con.unregister("tally_delta")
+            con.unregister(DELTA)
 
     def _near(self, s: str, d: str) -> str:
         key = self._session_key
