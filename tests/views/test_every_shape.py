@@ -139,7 +139,7 @@ def test_rows_are_those_by_hand_and_those_of_the_batch(drawn, steps):
     logs = logs_of(drawn)
     events = accepted(logs)
     # So short that a click is often found in the second step only.
-    with tempfile.TemporaryDirectory() as folder, patch.object(attribution, "CLOSE", (1_000_000, 3_000_000)):
+    with tempfile.TemporaryDirectory() as folder, patch.object(attribution, "CLOSE", 1_000_000):
         stream = Stream(Path(folder), logs, LATENESS, 3600)
         stream.start(dict(list(plans().items())[::2]))
         finals = run(stream, steps)

@@ -22,9 +22,9 @@ from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.relation import Relation
 from tallystream.views.shape import Attribution, Side, Window
 
-# Microseconds around the delta's times in which most matches stand, and then most of the rest. The join sorts all right
-# rows of the keys asked for: of a second they are few, and the keys without a match there are the rare ones.
-CLOSE = (1_000_000, 30_000_000)
+# Microseconds around the delta's times in which most matches stand. The join sorts all right rows of the keys asked for:
+# of a second they are few, and the keys without a match there are the rare ones.
+CLOSE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class AttributionPlan(ViewPlan):
         stored = f"(FROM {self.right} x SEMI JOIN {rest} l USING ({keys}) WHERE {self._rights_near('x', times)}{{}})"
         found = [
             f"INSERT INTO tally_best {self._nearest(f'SELECT n, {keys}, t FROM {rest}', stored.format(near))}"
-            for near in [*(self._close("x", times, within) for within in CLOSE if times is not None), ""]
+            for near in ([] if times is None else [self._close("x", times)]) + [""]
         ]
         of_rights = [
             f"INSERT INTO {self.right} SELECT {keys}, t, r FROM {delta} WHERE side = 'right'",
@@ -159,14 +159,14 @@ class AttributionPlan(ViewPlan):
             return f"{left}.t >= TIMESTAMP '{first}' - {micros(s.bound)}"
         return f"{left}.t <= TIMESTAMP '{last}' - {micros(s.bound)}"
 
-    def _close(self, right: str, times: Mapping[str, Any], within: int) -> str:
+    def _close(self, right: str, times: Mapping[str, Any]) -> str:
         """A range in which a right event that is found is the nearest: up to the best time for any left event."""
         if times["left"][0] is None:
             return ""
         first, last = times["left"]
         if self.shape.backward:
-            return f" AND {right}.t >= TIMESTAMP '{first}' + {micros(self.shape.bound - within)}"
-        return f" AND {right}.t <= TIMESTAMP '{last}' + {micros(self.shape.bound + within)}"
+            return f" AND {right}.t >= TIMESTAMP '{first}' + {micros(self.shape.bound - CLOSE)}"
+        return f" AND {right}.t <= TIMESTAMP '{last}' + {micros(self.shape.bound + CLOSE)}"
 
     def _rights_near(self, right: str, times: Mapping[str, Any] | None) -> str:
         """Of right events, those that can be for a left event of the delta."""
