@@ -2,127 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
-import io
-import uuid
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import fastavro
 import numpy as np
 import pytest
-from confluent_kafka import Producer
 
 from tallystream.errors import LogWentBackError, WarehouseError
-from tallystream.settings import Settings
-from tallystream.store.objects import MissingError, open_store
-from tallystream.topics import broker
 from tallystream.topics.batch import RawBatch
-from tallystream.topics.client import ensure_topics, kafka_config
-from tallystream.topics.contracts import contract
+from tallystream.topics.client import kafka_config
 from tallystream.topics.decode import Decoder
 from tallystream.topics.judge import Judge, Rules
 from tallystream.topics.reader import PartitionReader
 from tallystream.topics.registry import FolderRegistry
 from tallystream.warehouse import archive as module
 from tallystream.warehouse import archive_merge
-from tallystream.warehouse.archive import Archived, Target, archive, pieces
-from tallystream.warehouse.archive_index import Span, commit, load, piece_path
+from tallystream.warehouse.archive import Archived, archive, pieces
+from tallystream.warehouse.archive_index import load
 from tallystream.warehouse.archive_merge import merge_archive
 from tallystream.warehouse.archive_read import FullHistory, archive_scan, archived, attach_archive
-from tests.store.kill import killed_at
+from tests.warehouse.archive.conftest import BASE, N, click, kept, spans, upto, wanted
 
 pytest_plugins = ["tests.store.fixtures"]
-
-N = 700
-BASE = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SCHEMA = fastavro.parse_schema(contract("clicks").schema)
-
-
-def click(i):
-    event = {
-        "event_id": f"e{i}", "event_type": "view", "event_time": BASE + timedelta(seconds=20 * i), "user_id": "k",
-        "session_id": None, "product_id": None, "category": None, "brand": None, "url": None, "price_cents": i,
-    }  # fmt: skip
-    out = io.BytesIO()
-    fastavro.schemaless_writer(out, SCHEMA, event)
-    return b"\0" + (2).to_bytes(4, "big") + out.getvalue()
-
-
-def message(i):
-    """Every 50th is garbage, every 70th a tombstone; record times go back a little now and then; four hours."""
-    value = None if i % 70 == 3 else b"garbage" if i % 50 == 7 else click(i)
-    stamp = int(BASE.timestamp() * 1000) + 20_000 * i - (30_000 if i % 9 == 8 else 0)
-    return value, stamp
-
-
-@pytest.fixture(scope="module")
-def logged(tmp_path_factory):
-    """A broker with 700 clicks in one partition, ended with the module."""
-    home = tmp_path_factory.mktemp("log") / "home"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("TALLY_BOOTSTRAP_SERVERS", "TALLY_SCHEMA_REGISTRY_URL", "TALLY_FAILPOINT", "TALLY_OBJECT_STORE"):
-            patch.delenv(name, raising=False)
-        settings = Settings(home=home, partitions=1)
-        try:
-            ensure_topics(settings)
-            producer = Producer(kafka_config(settings))
-            for i in range(N):
-                value, stamp = message(i)
-                producer.produce("clicks", value, b"k", 0, timestamp=stamp)
-            assert producer.flush(30) == 0
-            yield home
-        finally:
-            broker.stop(settings)
-
-
-@pytest.fixture
-def here(logged, store, monkeypatch):
-    """The settings of that home with an empty store of each kind."""
-    monkeypatch.setenv("TALLY_HOME", str(logged))
-    return _here(logged, store, monkeypatch)
-
-
-@pytest.fixture
-def on_disk(logged, folder_store, monkeypatch):
-    """The same with a folder."""
-    return _here(logged, folder_store, monkeypatch)
-
-
-def _here(logged, store, monkeypatch):
-    monkeypatch.setenv("TALLY_HOME", str(logged))
-    if store.root is not None:
-        monkeypatch.setenv("TALLY_OBJECT_STORE", f"file://{logged.parent / uuid.uuid4().hex}")
-    settings = Settings()
-    return settings, open_store(settings)
-
-
-def upto(until, topic_id=None):
-    return [Target("clicks", 0, until, topic_id)]
-
-
-def spans(store):
-    return [(s.first, s.next) for s in load(store, "clicks", 0).spans]
-
-
-def kept(store):
-    """(offset, event_id or None) of all that the archive has, and whether its stretches follow each other."""
-    first, after = archived(store, "clicks")[0]
-    found, at = [], first
-    for batch in archive_scan(store, "clicks", 0, first, after):
-        assert batch.raw.first == at
-        at = batch.raw.next
-        ids: list[str | None] = [None] * len(batch.raw.values)
-        for row, name in zip(batch.rows.tolist(), batch.events["event_id"].to_pylist(), strict=True):
-            ids[row] = name
-        found += zip(batch.raw.offsets.tolist(), ids, strict=True)
-    assert at == after
-    return found
-
-
-def wanted(until):
-    return [(i, f"e{i}" if message(i)[0] not in (None, b"garbage") else None) for i in range(until)]
 
 
 def test_everything_is_in_it_once(here):
@@ -261,131 +162,6 @@ def test_a_topic_made_anew_is_not_mixed_in(on_disk):
         archive(settings, store, upto(20, "two"))
     archive(settings, store, upto(20, None))
     assert archived(store, "clicks") == {0: (0, 20)}
-
-
-ARCHIVE = """
-import sys
-from tallystream.settings import load
-from tallystream.store.objects import open_store
-from tallystream.warehouse import archive as module, archive_merge
-s = load()
-module.AHEAD, module.ROWS = 2, 1
-if sys.argv[1] == "archive":
-    module.archive(s, open_store(s), [module.Target("clicks", 0, 700, None)])
-else:
-    archive_merge.merge_archive(s, open_store(s))
-"""
-FAILPOINTS = [
-    "archive.after_read", "archive.after_file", "archive.after_file:4", "archive.before_index:2", "archive.after_index",
-]  # fmt: skip
-MERGE = ["archive.after_merge_file:2", "archive.before_merge_index", "archive.after_merge_index"]
-
-
-def files(store):
-    return {e.path for e in store.list("archive") if e.path.endswith(".parquet")}
-
-
-def named(store):
-    return {p.path for s in load(store, "clicks", 0).spans for p in s.pieces}
-
-
-@pytest.mark.parametrize("failpoint", FAILPOINTS)
-def test_killed_anywhere_it_goes_on_without_gap_or_overlap(failpoint, on_disk):
-    settings, store = on_disk
-    archive(settings, store, upto(30))
-    assert killed_at(failpoint, ARCHIVE, "archive") == -9
-    before = archived(store, "clicks")[0][1]
-    assert kept(store) == wanted(before)
-    archive(settings, store, upto(N))
-    assert kept(store) == wanted(N)
-    archive(settings, store, upto(N))
-    assert files(store) == named(store)
-
-
-def piecemeal(settings, store):
-    for until in range(20, N, 20):
-        archive(settings, store, upto(until))
-    archive(settings, store, upto(N))
-
-
-def test_small_files_are_merged_and_the_old_ones_go(here):
-    settings, store = here
-    piecemeal(settings, store)
-    before = len(spans(store))
-    done = merge_archive(settings, store)
-    assert before > 25
-    assert len(spans(store)) == 4 == len({s.hour for s in load(store, "clicks", 0).spans})
-    assert done.files_after < done.files_before
-    assert done.bytes_after < done.bytes_before
-    assert kept(store) == wanted(N)
-    assert files(store) == named(store)
-    again = merge_archive(settings, store)
-    assert again.files_before == again.files_after == done.files_after
-
-
-def test_the_hour_being_written_is_left_until_it_has_many(on_disk):
-    settings, store = on_disk
-    for until in (10, 20, 30):
-        archive(settings, store, upto(until))
-    merge_archive(settings, store)
-    assert spans(store) == [(0, 10), (10, 20), (20, 30)]
-    for until in range(40, 81, 10):
-        archive(settings, store, upto(until))
-    merge_archive(settings, store)
-    assert spans(store) == [(0, 80)]
-
-
-@pytest.mark.parametrize("failpoint", MERGE)
-def test_a_merge_killed_anywhere_loses_nothing(failpoint, on_disk):
-    settings, store = on_disk
-    piecemeal(settings, store)
-    assert killed_at(failpoint, ARCHIVE.replace("2, 1", "8, 500_000"), "merge") == -9
-    assert kept(store) == wanted(N)
-    merge_archive(settings, store)
-    assert kept(store) == wanted(N)
-    assert len(spans(store)) == 4
-    assert files(store) == named(store)
-
-
-def test_a_reader_goes_on_when_files_are_merged_under_it(on_disk):
-    settings, store = on_disk
-    piecemeal(settings, store)
-    reading = archive_scan(store, "clicks", 0, 0, N)
-    found = [next(reading), next(reading)]
-    merge_archive(settings, store)
-    found += reading
-    assert [o for b in found for o in b.raw.offsets.tolist()] == list(range(N))
-
-
-def test_a_file_that_is_gone_is_told_and_not_waited_for(on_disk):
-    settings, store = on_disk
-    archive(settings, store, upto(10))
-    store.delete([piece_path("clicks", 0, 0, 10, dead=False)])
-    with pytest.raises(MissingError):
-        kept(store)
-
-
-def test_two_at_a_time_are_refused(on_disk):
-    settings, store = on_disk
-    archive(settings, store, upto(10))
-    with (settings.run_dir / "archive.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for work in (lambda: archive(settings, store, upto(20)), lambda: merge_archive(settings, store)):
-            with pytest.raises(WarehouseError, match="another `tally archive` is at work here"):
-                work()
-    index = load(store, "clicks", 0)
-    following = index.with_spans([*index.spans, Span(10, 20, index.spans[-1].hour, lost=True)])
-    commit(store, following)
-    with pytest.raises(WarehouseError, match="another `tally archive` is at work on clicks/0"):
-        commit(store, following)
-
-
-def test_an_index_with_a_gap_is_never_written(on_disk):
-    settings, store = on_disk
-    archive(settings, store, upto(10))
-    index = load(store, "clicks", 0)
-    with pytest.raises(WarehouseError, match="a file ends at 10, the next begins at 11"):
-        index.with_spans([*index.spans, Span(11, 20, 0)])
 
 
 def raw(stamps):
