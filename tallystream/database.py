@@ -38,7 +38,7 @@ def connect(path: Path | None = None, read_only: bool = False, threads: int | No
 
 
 def take_half(con: duckdb.DuckDBPyConnection) -> None:
-    """Leaves the other half of the cores to what runs beside: reading and tallying beside a commit, a commit beside them.
+    """Leaves the other half of the cores to what runs beside: reading, decoding and tallying beside a commit.
 
     Shared among threads a statement over a few thousand rows takes a third more CPU time, and no less wall time.
     """

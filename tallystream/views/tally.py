@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tallystream.database import connect, take_half
+from tallystream.database import connect
 from tallystream.settings import HEARTBEAT
 from tallystream.views.plan import ViewPlan
 
@@ -17,9 +17,10 @@ RELATION = "batch"
 class Tallier:
     """Runs the partials of views; holds a scratch DuckDB in memory, one for a process."""
 
-    def __init__(self, plans: Mapping[str, ViewPlan]):
-        self._con = connect()
-        take_half(self._con)
+    def __init__(self, plans: Mapping[str, ViewPlan], threads: int = 2):
+        # Not one: it is DuckDB's other threads that give freed memory back, for all of the process. Without any, 4 M clicks
+        # through all views took 3.6 GB instead of 2.6.
+        self._con = connect(threads=threads)
         self._con.execute("SET preserve_insertion_order = false")
         self._sql = {
             (name, topic): plan.partial_sql(RELATION, topic) for name, plan in plans.items() for topic in plan.topics

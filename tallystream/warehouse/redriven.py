@@ -115,5 +115,5 @@ def seed(con: duckdb.DuckDBPyConnection, settings: Settings, plans: Iterable[Vie
     for plan in plans:
         for topic in plan.topics:
             events = redriven_events(con, settings, topic, history)
-            for partial in Tallier({plan.name: plan}).tally(topic, events).values():
+            for partial in Tallier({plan.name: plan}, threads=1).tally(topic, events).values():
                 merge(con, plan, partial)

@@ -67,7 +67,7 @@ class Stream:
         self.judges = {key: Judge(*key, self.rules, s.max_event_time, s.memory) for key, s in self.starts.items()}
         self.building = {key: Judge(*key, s.rules.at(0)) for key, s in self.starts.items()}
         self.position = {key: s.build_from for key, s in self.starts.items()}
-        self.tallier = Tallier(self.plans)
+        self.tallier = Tallier(self.plans, threads=1)
         self.committer = Committer(self.con, self.plans, self.rules.lateness_us, self.rules.horizon_us)
 
     def read(self, topic: str, partition: int, n: int) -> Delta | None:
