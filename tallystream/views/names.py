@@ -10,6 +10,11 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def instant(n: int) -> str:
+    """A time, `n` microseconds after 1970: windows of the year 1 begin before it, where Python has none."""
+    return f"make_timestamp({n}::BIGINT)"
+
+
 def micros(n: int) -> str:
     """An interval of `n` microseconds."""
     return f"to_microseconds({n})"

@@ -224,3 +224,20 @@ def with_heartbeat():
     }  # fmt: skip
     logs["clicks"][0].append(Message(20, None, b"heartbeat", encode("clicks", event)))
     return logs
+
+
+def test_windows_that_begin_before_the_year_1_are_kept(tmp_path):
+    """An event of its first minute is an event like any other; Python has no time for the windows that it is in."""
+    event = {
+        "event_id": "c0", "event_type": "view", "event_time": datetime(1, 1, 1, 0, 0, 30, tzinfo=UTC), "user_id": "ann",
+        "session_id": None, "product_id": "p1", "category": None, "brand": None, "url": None, "price_cents": None,
+    }  # fmt: skip
+    logs = {"orders": {0: []}, "clicks": {0: [Message(i, None, b"ann", encode("clicks", event)) for i in range(2)]}}
+    stream = Stream(tmp_path, logs, LATENESS, HORIZON)
+    stream.start()
+    stream.to_end(1)
+    for view, column, wanted in (("top_products", "views", 5), ("clicks_per_minute", "visitors", 1)):
+        rows = stream.con.execute(f"SELECT count(*), sum({column})::BIGINT FROM {view}").fetchone()
+        assert rows == (wanted, wanted), view
+    first = stream.con.execute("SELECT min(epoch_us(window_start)) FROM top_products").fetchone()
+    assert first[0] == int(event["event_time"].timestamp()) * 10**6 - 270 * 10**6

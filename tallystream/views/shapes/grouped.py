@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tallystream.views.aggregates import SETS, SKETCHES, Aggregate, Part, final_of
-from tallystream.views.names import micros, quote
+from tallystream.views.names import instant, micros, quote
 from tallystream.views.plan import DELTA, ViewPlan
 from tallystream.views.relation import Relation
 from tallystream.views.shape import Grouped, Window
@@ -123,8 +123,8 @@ class GroupedPlan(ViewPlan):
         """The delta's windows as constants: DuckDB then skips what is stored of others by its zone maps, as no join does."""
         if self.window is None:
             return ""
-        first, last = pc.min_max(delta["window_start"]).as_py().values()
-        return f"window_start BETWEEN TIMESTAMP '{first}' AND TIMESTAMP '{last}'"
+        found = pc.min_max(delta["window_start"].cast(pa.int64())).as_py()
+        return f"window_start BETWEEN {instant(found['min'])} AND {instant(found['max'])}"
 
     def _merge_sql(self, delta: str, within: str) -> list[str]:
         keys, names = self.key_columns, [p.name for p in self.parts]
