@@ -9,4 +9,4 @@ import pytest
 def hunt_seconds() -> float:
     """Seconds: SOAK_MINUTES of `make soak`, else a few."""
     minutes = float(os.environ.get("SOAK_MINUTES", "0"))
-    return minutes * 60 or 20.0
+    return minutes * 60 or 12.0
