@@ -54,35 +54,11 @@ class Committer:
         live = chains([d for d in deltas if not d.building])
         builds = chains([d for d in deltas if d.building])
         hit("commit.before_begin")
-        with self._shown(BOOKED, booked(live)):
-            self._commit(deltas, live, builds, now, began)
-        hit("commit.after_commit")
-        self.last_id += 1
-        return self.last_id
-
-    def _commit(
-        self, deltas: Sequence[Delta], live: list[Chain], builds: list[Chain], now: datetime, began: float
-    ) -> None:
         building = set(self.building)
         self.con.execute("BEGIN")
         try:
-            hit("commit.after_begin")
-            for chain in builds:
-                self._fence_build(chain)
-            self._fence(live)
-            hit("commit.after_fence")
-            self._merge(deltas)
-            hit("commit.after_merge")
-            self._insert("main.late_events", [d.late for c in live for d in c.deltas])
-            self._insert("main.dead_letters", [d.dead for c in live for d in c.deltas])
-            hit("commit.after_late_and_dead")
-            self._remember(live)
-            hit("commit.after_judge")
-            self._advance()
-            hit("commit.after_offsets")
-            self._watermarks(sorted({c.topic for c in live}))
-            self._publish(now)
-            self._record(now, began)
+            with self._shown(BOOKED, booked(live)):
+                self._write(deltas, live, builds, now, began)
             hit("commit.before_commit")
             self.con.execute("COMMIT")
         except BaseException as error:
@@ -92,6 +68,31 @@ class Committer:
             if isinstance(error, duckdb.Error):
                 raise WarehouseError(f"the commit was rolled back, nothing of it counts: {error}") from error
             raise
+        hit("commit.after_commit")
+        self.last_id += 1
+        return self.last_id
+
+    def _write(
+        self, deltas: Sequence[Delta], live: list[Chain], builds: list[Chain], now: datetime, began: float
+    ) -> None:
+        """All of the transaction's statements, in the order in which a crash is tried between them."""
+        hit("commit.after_begin")
+        for chain in builds:
+            self._fence_build(chain)
+        self._fence(live)
+        hit("commit.after_fence")
+        self._merge(deltas)
+        hit("commit.after_merge")
+        self._insert("main.late_events", [d.late for c in live for d in c.deltas])
+        self._insert("main.dead_letters", [d.dead for c in live for d in c.deltas])
+        hit("commit.after_late_and_dead")
+        self._remember(live)
+        hit("commit.after_judge")
+        self._advance()
+        hit("commit.after_offsets")
+        self._watermarks(sorted({c.topic for c in live}))
+        self._publish(now)
+        self._record(now, began)
 
     def _fence(self, live: list[Chain]) -> None:
         stored: dict[tuple[str, int], list[int]] = {}

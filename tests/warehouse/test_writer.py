@@ -56,6 +56,24 @@ def test_a_commit_without_memory_is_tried_again_and_counts_once(stream, monkeypa
     compare(stream.con, books(stream.logs))
 
 
+def test_a_commit_that_finds_no_memory_to_begin_with_is_tried_again_too(stream, monkeypatch):
+    monkeypatch.setattr(writer, "MEMORY_PAUSES", (0.0, 0.0))
+    shown, fails = Committer._shown, [1, 2]
+
+    def starved(self, name, rows):
+        if fails:
+            fails.pop()
+            raise duckdb.OutOfMemoryException("failed to allocate")
+        return shown(self, name, rows)
+
+    monkeypatch.setattr(Committer, "_shown", starved)
+    made = opened(stream)
+    made.commit(stream.deltas, NOW)
+    made.close()
+    stream.start()
+    compare(stream.con, books(stream.logs))
+
+
 def test_a_commit_that_never_finds_memory_is_told_and_nothing_of_it_counts(stream, monkeypatch):
     monkeypatch.setattr(writer, "MEMORY_PAUSES", (0.0,))
 
